@@ -1,0 +1,81 @@
+//! Repository tasks: `cargo xtask <task>`.
+//!
+//! `ci` is what the continuous integration runs, and nothing else is: what passes here passes there. The other tasks
+//! are its parts, with numbers to choose.
+#![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
+
+mod ci;
+mod fuzz;
+mod imports;
+mod step;
+mod tidy;
+mod tooling;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "xtask", about = "Tasks of this repository")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what is missing (as root) and run every check; the last line counts them.
+    Ci,
+    /// Install by name what the tests need and this machine lacks, or say what is missing.
+    Setup,
+    /// Run docker, skopeo, buildah, podman, ctr, crane, oras and helm against the server.
+    Clients,
+    /// Run the OCI conformance program against the server.
+    Conformance,
+    /// Kill the server with -9 under load, and check what it acknowledged.
+    Kill {
+        /// Rounds.
+        #[arg(long, default_value_t = ci::KILL_CYCLES)]
+        cycles: u32,
+    },
+    /// Cut the power of the server's disk under load, and check what it acknowledged.
+    Powercut {
+        /// Rounds.
+        #[arg(long, default_value_t = ci::POWERCUT_ROUNDS)]
+        rounds: u32,
+    },
+    /// Crash the engine at every write of random histories.
+    Crash {
+        /// Seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+    /// Hold the source against the rules of docs/ARCHITECTURE.md: imports, and words in the wrong place.
+    Tidy,
+    /// Run every fuzz target.
+    Fuzz {
+        /// Seconds for each target.
+        #[arg(long, default_value_t = ci::FUZZ_SECONDS)]
+        seconds: u32,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Ci => ci::run(),
+        Task::Setup => tooling::set_up().map(|_| ()),
+        Task::Clients => ci::run_some(&[ci::clients()]),
+        Task::Conformance => ci::run_some(&[ci::conformance()]),
+        Task::Kill { cycles } => ci::run_some(&[ci::kill(cycles)]),
+        Task::Powercut { rounds } => ci::run_some(&[ci::powercut(rounds)]),
+        Task::Crash { seconds } => ci::run_some(&[ci::crash(seconds)]),
+        Task::Tidy => tidy(),
+        Task::Fuzz { seconds } => ci::run_some(&fuzz::steps(seconds)?),
+    }
+}
+
+fn tidy() -> Result<()> {
+    let sentences = [imports::violations()?, tidy::violations()?].concat();
+    sentences.iter().for_each(|sentence| println!("{sentence}"));
+    anyhow::ensure!(sentences.is_empty(), "{} rules broken", sentences.len());
+    Ok(())
+}

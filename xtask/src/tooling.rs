@@ -1,0 +1,194 @@
+//! What the checks need besides cargo, and how to get it by name: Debian packages, Go modules, cargo's own tools.
+//!
+//! Nothing is fetched by address. As root, what is missing is installed; otherwise the commands are printed. A tool
+//! that cannot be had is no error here: the tests that need it say `SKIPPED`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::step::root;
+
+/// A program and the Debian package that has it.
+const DEBIAN: [(&str, &str); 12] = [
+    ("dockerd", "docker.io"),
+    ("docker", "docker.io"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("skopeo", "skopeo"),
+    ("buildah", "buildah"),
+    ("podman", "podman"),
+    ("crun", "crun"),
+    ("strace", "strace"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("xfs_io", "xfsprogs"),
+    ("mount", "mount"),
+];
+
+/// A program, the Go package that makes it, its module and the pinned version.
+struct GoTool {
+    program: &'static str,
+    package: &'static str,
+    module: &'static str,
+    version: &'static str,
+    form: Form,
+}
+
+/// How a package becomes a program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// It is one.
+    Command,
+    /// It is a package of tests, which compile to one.
+    Tests,
+}
+
+const GO: [GoTool; 5] = [
+    GoTool {
+        program: "crane",
+        package: "github.com/google/go-containerregistry/cmd/crane",
+        module: "github.com/google/go-containerregistry",
+        version: "v0.22.1",
+        form: Form::Command,
+    },
+    GoTool {
+        program: "oras",
+        package: "oras.land/oras/cmd/oras",
+        module: "oras.land/oras",
+        version: "v1.2.3",
+        form: Form::Command,
+    },
+    GoTool {
+        program: "helm",
+        package: "helm.sh/helm/v3/cmd/helm",
+        module: "helm.sh/helm/v3",
+        version: "v3.22.0",
+        form: Form::Command,
+    },
+    // Of 2026-07-16: the first rewrite after 1.1.1, which tests sha512, upload cancel and `?tag=`. It has no tag.
+    GoTool {
+        program: "conformance",
+        package: "github.com/opencontainers/distribution-spec/conformance",
+        module: "github.com/opencontainers/distribution-spec/conformance",
+        version: "967efdc079b91785ad18c77cc4f8991a47feefbf",
+        form: Form::Command,
+    },
+    // The program before the rewrite, of the time of 1.1.0-rc: fewer checks, but every proxy has it.
+    GoTool {
+        program: "conformance-2023",
+        package: "github.com/opencontainers/distribution-spec/conformance",
+        module: "github.com/opencontainers/distribution-spec/conformance",
+        version: "v0.0.0-20230516164017-7fcdf80f3c8b",
+        form: Form::Tests,
+    },
+];
+
+/// A cargo subcommand and its pinned version.
+const CARGO: [(&str, &str); 1] = [("cargo-fuzz", "0.13.2")];
+
+/// Installs what is missing where that is allowed. Returns a sentence for each tool that is still missing.
+pub(crate) fn set_up() -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    debian(&mut missing)?;
+    for tool in &GO {
+        if !is_here(tool.program)
+            && let Err(error) = install_go(tool)
+        {
+            missing.push(format!("{} ({} {}): {error:#}", tool.program, tool.module, tool.version));
+        }
+    }
+    for (program, version) in CARGO {
+        if !is_here(program)
+            && !run(Command::new("cargo").args(["install", "--locked", program, "--version", version]))?
+        {
+            missing.push(format!("{program}: cargo install {program} --version {version} failed"));
+        }
+    }
+    for line in &missing {
+        println!("missing: {line}");
+    }
+    Ok(missing)
+}
+
+/// Where the Go tools are put: beside the build, so that removing the build removes them.
+pub(crate) fn tool_dir() -> PathBuf {
+    let target = variable("CARGO_TARGET_DIR").map(PathBuf::from);
+    target.or_else(|| root().ok().map(|root| root.join("target"))).unwrap_or_default().join("tools")
+}
+
+/// Whether this is the machine that guards the branch.
+pub(crate) fn on_ci() -> bool {
+    variable("CI").as_deref() == Some("true")
+}
+
+fn debian(missing: &mut Vec<String>) -> Result<()> {
+    let mut packages: Vec<&str> =
+        DEBIAN.iter().filter(|(program, _)| !is_here(program)).map(|(_, package)| *package).collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let root_here = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    if !root_here || !is_here("apt-get") {
+        missing.push(format!(
+            "Debian packages, to be installed by root: apt-get install {}",
+            packages.join(" ")
+        ));
+        return Ok(());
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
+        command
+    };
+    let updated = run(apt().arg("update"))?;
+    if !updated || !run(apt().args(["install", "--yes", "--no-install-recommends"]).args(&packages))? {
+        missing.push(format!("apt-get could not install {}", packages.join(" ")));
+    }
+    Ok(())
+}
+
+/// `go install` inside of a throw-away module. The short form `go install package@version` asks the module proxy for
+/// more than the version (its list, for retractions), which not every proxy has.
+fn install_go(tool: &GoTool) -> Result<()> {
+    anyhow::ensure!(is_here("go"), "needs Go");
+    let dir = tempfile::tempdir()?;
+    std::fs::create_dir_all(tool_dir())?;
+    let requirement = format!("module tools\n\ngo 1.24\n\nrequire {} {}\n", tool.module, tool.version);
+    std::fs::write(dir.path().join("go.mod"), requirement)?;
+    println!("installing {} {}", tool.program, tool.version);
+    let made = tool_dir().join(tool.program);
+    let mut command = Command::new("go");
+    match tool.form {
+        Form::Command => command.args(["install", tool.package]),
+        Form::Tests => command.args(["test", "-c", "-o"]).arg(&made).arg(tool.package),
+    };
+    let output = command
+        .current_dir(dir.path())
+        .env("GOFLAGS", "-mod=mod -buildvcs=false")
+        .env("GOBIN", tool_dir())
+        .output()
+        .context("running go")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last: Vec<&str> = said.lines().filter(|line| !line.starts_with("go: downloading")).collect();
+    anyhow::ensure!(output.status.success(), "{}", last.join(" "));
+    Ok(())
+}
+
+fn is_here(program: &str) -> bool {
+    let mut dirs: Vec<PathBuf> = vec![tool_dir(), "/usr/sbin".into(), "/sbin".into()];
+    dirs.extend(variable("PATH").iter().flat_map(std::env::split_paths));
+    dirs.extend(variable("HOME").map(|home| Path::new(&home).join("go/bin")));
+    dirs.into_iter().any(|dir| dir.join(program).is_file())
+}
+
+fn run(command: &mut Command) -> Result<bool> {
+    println!("running {command:?}");
+    Ok(command.stdin(Stdio::null()).status().with_context(|| format!("running {command:?}"))?.success())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a repository task reads its own environment")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
