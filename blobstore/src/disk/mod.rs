@@ -1,0 +1,156 @@
+//! The disk, as the engine sees it: named files in a handful of folders, positioned I/O, explicit durability.
+//!
+//! Two back ends: [`threads`] (the operating system's files) and [`sim`] (a disk in memory that loses, tears and reorders
+//! what was not synced). What must stay true of both:
+//!
+//! - A write is durable only after [`File::sync`] of that file returned; the file's *name* only after [`Disk::sync_dir`] of
+//!   its folder returned. The same holds for a removal.
+//! - A file that was removed stays readable through handles that are open.
+//! - Every call may be made from several threads at once.
+//!
+//! Names are relative to the store, with `/` between folder and file, and are made by the engine alone.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+pub mod sim;
+pub mod threads;
+
+/// Alignment, in bytes, of offsets, lengths and buffers of [`Access::Direct`] I/O. 4096 satisfies every device that
+/// Linux reports today.
+pub const DIRECT_ALIGN_BYTES: usize = 4096;
+
+/// How a file is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Through the page cache.
+    Cached,
+    /// Past the page cache where the file system can. Buffers, offsets and lengths are multiples of
+    /// [`DIRECT_ALIGN_BYTES`].
+    Direct,
+}
+
+/// An open file.
+pub trait File: Send + Sync + fmt::Debug {
+    /// Fills `buffer` from `offset_bytes` on.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends before the buffer is full; whatever the device says.
+    fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset_bytes`, extending the file when needed.
+    ///
+    /// # Errors
+    /// `StorageFull`/`QuotaExceeded` when there is no space; whatever the device says. After an error any part of the
+    /// range may have been written.
+    fn write_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()>;
+
+    /// Makes all completed writes, and the file's length, durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// Whatever the device says; then nothing is known of what is durable, and it must not be tried again.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Reserves space up to `len_bytes` and makes the file that long; what was never written reads as zeros.
+    ///
+    /// # Errors
+    /// `StorageFull`/`QuotaExceeded` when there is no space.
+    fn allocate(&self, len_bytes: u64) -> io::Result<()>;
+
+    /// Cuts the file to `len_bytes`, giving reserved space back.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn truncate(&self, len_bytes: u64) -> io::Result<()>;
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn len_bytes(&self) -> io::Result<u64>;
+}
+
+/// Keeps other processes out of the store until it is dropped.
+pub trait Lock: Send + Sync + fmt::Debug {}
+
+/// Why the store's lock was not had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("the store is in use by {holder}")]
+    Held {
+        /// What the holder wrote of itself, such as `process 4711`.
+        holder: String,
+    },
+    /// The lock file could not be opened or locked.
+    #[error("cannot lock the store: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What a disk did since it was made. Flushes are what pushes are judged by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Calls of [`File::sync`] and [`Disk::sync_dir`] that returned.
+    pub flushes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+}
+
+/// A disk with one store on it.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Makes a new file with `len_bytes` of space reserved.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `StorageFull`/`QuotaExceeded`, and then the file does not exist.
+    fn create(&self, name: &str, len_bytes: u64, access: Access) -> io::Result<Arc<dyn File>>;
+
+    /// Opens an existing file for reading and writing; on a read-only file system, for reading.
+    ///
+    /// # Errors
+    /// `NotFound`; whatever the device says.
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
+
+    /// Removes a file's name. Its space is free when the last handle is gone.
+    ///
+    /// # Errors
+    /// `NotFound`; whatever the device says.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Names of the files directly in `folder` (without the folder), in any order; none when there is no such folder. The
+    /// store's own folder is `""`.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+
+    /// Makes `folder` and its parents durably, where they do not exist.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn create_dir(&self, folder: &str) -> io::Result<()>;
+
+    /// Makes creations and removals directly in `folder` durable.
+    ///
+    /// # Errors
+    /// Whatever the device says; see [`File::sync`].
+    fn sync_dir(&self, folder: &str) -> io::Result<()>;
+
+    /// Bytes that new files may still take.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn free_bytes(&self) -> io::Result<u64>;
+
+    /// Takes the lock file `LOCK` for this process, whom `owner` describes.
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    fn lock(&self, owner: &str) -> Result<Box<dyn Lock>, LockError>;
+
+    /// What was done so far.
+    fn counters(&self) -> Counters;
+}

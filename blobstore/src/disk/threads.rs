@@ -1,0 +1,594 @@
+//! The operating system's files: positioned reads and writes on the calling thread.
+//!
+//! This is the reference back end; whoever wants several operations under way calls it from several threads. What must
+//! stay true:
+//!
+//! - Everything is reached through one descriptor of the store's folder, taken at open. When the file system is unmounted
+//!   under a running store, the bare mount point below is never written to.
+//! - A failed flush is reported once and never tried again here: after it the kernel calls dirty pages clean.
+//! - [`Access::Direct`] falls back to the page cache where the file system cannot do it, and the disk remembers that.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{self, AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Access, Counters, Disk, File, Lock, LockError};
+
+/// The store belongs to its user alone: blobs may be private images.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// Name of the lock file. It is this module's own and never listed.
+const LOCK_NAME: &str = "LOCK";
+
+/// Most of what a holder wrote of itself is read back; a lock file that someone filled with more is cut.
+const HOLDER_BYTES_MAX: usize = 256;
+
+/// Unit, in bytes, of the zeros written where a file system cannot reserve space.
+const ZEROS_BYTES: usize = 256 * 1024;
+
+/// A folder of the operating system that holds one store.
+pub struct ThreadsDisk {
+    root: OwnedFd,
+    /// Files are opened for reading only, and nothing is made or removed.
+    read_only: bool,
+    shared: Arc<Shared>,
+    /// Folders whose names this process has made durable; a folder that an earlier process made may not be.
+    durable_folders: Mutex<HashSet<String>>,
+}
+
+/// What files and their disk have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    flushes: AtomicU64,
+    written_bytes: AtomicU64,
+    read_bytes: AtomicU64,
+    /// Set once the file system refused `O_DIRECT`.
+    direct_refused: AtomicBool,
+}
+
+struct ThreadsFile {
+    file: OwnedFd,
+    name: String,
+    writable: bool,
+    shared: Arc<Shared>,
+}
+
+/// The flock lives as long as its descriptor.
+#[derive(Debug)]
+struct ThreadsLock {
+    _file: OwnedFd,
+}
+
+impl Lock for ThreadsLock {}
+
+impl fmt::Debug for ThreadsDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadsDisk").field("read_only", &self.read_only).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ThreadsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadsFile").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ThreadsDisk {
+    /// Opens the existing folder `root`.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`; whatever the operating system says.
+    pub fn open(root: &Path) -> io::Result<ThreadsDisk> {
+        Self::at(root, false)
+    }
+
+    /// Opens the existing folder `root` and never changes anything in it, whatever the file system would allow.
+    ///
+    /// # Errors
+    /// As [`ThreadsDisk::open`].
+    pub fn open_read_only(root: &Path) -> io::Result<ThreadsDisk> {
+        Self::at(root, true)
+    }
+
+    /// Opens the folder `root`, making it and its parents (mode 0700, durably) where they do not exist.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn open_or_create(root: &Path) -> io::Result<ThreadsDisk> {
+        make_root(root)?;
+        Self::at(root, false)
+    }
+
+    fn at(root: &Path, read_only: bool) -> io::Result<ThreadsDisk> {
+        let root = retry(|| fs::open(root, folder_flags(), Mode::empty()))?;
+        Ok(ThreadsDisk {
+            root,
+            read_only,
+            shared: Arc::default(),
+            durable_folders: Mutex::new(HashSet::new()),
+        })
+    }
+
+    fn file(&self, file: OwnedFd, name: &str, access: Access, writable: bool) -> io::Result<Arc<dyn File>> {
+        if access == Access::Direct && !self.shared.direct_refused.load(Ordering::Relaxed) {
+            // Asked for after the open: an open with both O_CREAT and O_DIRECT may leave a file behind when it fails.
+            match fs::fcntl_setfl(&file, OFlags::DIRECT) {
+                Ok(()) => {}
+                Err(Errno::INVAL) => self.shared.direct_refused.store(true, Ordering::Relaxed),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Arc::new(ThreadsFile { file, name: name.to_owned(), writable, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn refuse_when_read_only(&self) -> io::Result<()> {
+        if self.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
+    }
+
+    fn open_folder(&self, folder: &str) -> io::Result<OwnedFd> {
+        let path = if folder.is_empty() { "." } else { folder };
+        Ok(retry(|| fs::openat(&self.root, path, folder_flags(), Mode::empty()))?)
+    }
+}
+
+impl Disk for ThreadsDisk {
+    fn create(&self, name: &str, len_bytes: u64, access: Access) -> io::Result<Arc<dyn File>> {
+        self.refuse_when_read_only()?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = retry(|| fs::openat(&self.root, name, flags, Mode::from_raw_mode(FILE_MODE)))?;
+        let file = reserve(&made, len_bytes).and_then(|()| self.file(made, name, access, true));
+        if file.is_err() {
+            // The first error is the one to report: a name that stays behind is found as an orphan.
+            let _ = fs::unlinkat(&self.root, name, AtFlags::empty());
+        }
+        file
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let open = |flags| {
+            retry(|| fs::openat(&self.root, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()))
+        };
+        let (file, writable) = if self.read_only {
+            (open(OFlags::RDONLY)?, false)
+        } else {
+            match open(OFlags::RDWR) {
+                Ok(file) => (file, true),
+                Err(Errno::ROFS) => (open(OFlags::RDONLY)?, false),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if FileType::from_raw_mode(retry(|| fs::fstat(&file))?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a file")));
+        }
+        self.file(file, name, access, writable)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.refuse_when_read_only()?;
+        Ok(retry(|| fs::unlinkat(&self.root, name, AtFlags::empty()))?)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let opened = match self.open_folder(folder) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&opened)? {
+            let entry = entry?;
+            // The engine's names are ASCII; a name that is not even UTF-8 is nobody's business here.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let mut kind = entry.file_type();
+            if kind == FileType::Unknown {
+                kind = match fs::statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+            }
+            if kind == FileType::RegularFile && !(folder.is_empty() && name == LOCK_NAME) {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn create_dir(&self, folder: &str) -> io::Result<()> {
+        let mut parent = "";
+        for (at, _) in folder.match_indices('/').chain(std::iter::once((folder.len(), ""))) {
+            let path = &folder[..at];
+            if path.is_empty() || lock(&self.durable_folders).contains(path) {
+                parent = path;
+                continue;
+            }
+            let exists = fs::statat(&self.root, path, AtFlags::empty())
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+            if !exists {
+                self.refuse_when_read_only()?;
+                match retry(|| fs::mkdirat(&self.root, path, Mode::from_raw_mode(FOLDER_MODE))) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            // Also when it exists: the process that made it may have been killed before its flush.
+            self.sync_dir(parent)?;
+            lock(&self.durable_folders).insert(path.to_owned());
+            parent = path;
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, folder: &str) -> io::Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        let opened = self.open_folder(folder)?;
+        let synced = fs::fsync(&opened);
+        self.shared.flushes.fetch_add(1, Ordering::Relaxed);
+        Ok(synced?)
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = retry(|| fs::fstatvfs(&self.root))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn lock(&self, owner: &str) -> Result<Box<dyn Lock>, LockError> {
+        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(FILE_MODE);
+        let opened = if self.read_only {
+            Err(Errno::ROFS)
+        } else {
+            retry(|| fs::openat(&self.root, LOCK_NAME, flags | OFlags::RDWR | OFlags::CREATE, mode))
+        };
+        let (file, writable) = match opened {
+            Ok(file) => (file, true),
+            // On a read-only file system the lock file is locked as it is, and without one the folder itself.
+            Err(Errno::ROFS) => {
+                match retry(|| fs::openat(&self.root, LOCK_NAME, flags | OFlags::RDONLY, Mode::empty())) {
+                    Ok(file) => (file, false),
+                    Err(Errno::NOENT) => (self.open_folder("")?, false),
+                    Err(error) => return Err(io::Error::from(error).into()),
+                }
+            }
+            Err(error) => return Err(io::Error::from(error).into()),
+        };
+        match retry(|| fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(LockError::Held { holder: holder(&file) }),
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        if writable {
+            let text = format!("process {} ({owner})\n", std::process::id());
+            retry(|| fs::ftruncate(&file, 0)).map_err(io::Error::from)?;
+            write_all(&file, text.as_bytes(), 0)?;
+        }
+        Ok(Box::new(ThreadsLock { _file: file }))
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            flushes: self.shared.flushes.load(Ordering::Relaxed),
+            written_bytes: self.shared.written_bytes.load(Ordering::Relaxed),
+            read_bytes: self.shared.read_bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl ThreadsFile {
+    fn refuse_when_read_only(&self) -> io::Result<()> {
+        if self.writable { Ok(()) } else { Err(Errno::ROFS.into()) }
+    }
+
+    /// Runs `transfer`; when the file system accepted `O_DIRECT` at open and refuses it now, goes on through the page cache.
+    fn direct_or_cached<T>(&self, mut transfer: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+        match retry(&mut transfer) {
+            Err(Errno::INVAL) if fs::fcntl_getfl(&self.file)?.contains(OFlags::DIRECT) => {
+                fs::fcntl_setfl(&self.file, OFlags::empty())?;
+                self.shared.direct_refused.store(true, Ordering::Relaxed);
+                Ok(retry(transfer)?)
+            }
+            result => Ok(result?),
+        }
+    }
+}
+
+impl File for ThreadsFile {
+    fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset_bytes + done as u64;
+            let read = self.direct_or_cached(|| rustix::io::pread(&self.file, &mut buffer[done..], at))?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            done += read;
+        }
+        self.shared.read_bytes.fetch_add(done as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+        self.refuse_when_read_only()?;
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset_bytes + done as u64;
+            let written = self.direct_or_cached(|| rustix::io::pwrite(&self.file, &bytes[done..], at))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            done += written;
+            self.shared.written_bytes.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.refuse_when_read_only()?;
+        // Not retried, not even on EINTR: whatever it returned, the kernel may have dropped the error already.
+        let synced = fs::fdatasync(&self.file);
+        self.shared.flushes.fetch_add(1, Ordering::Relaxed);
+        Ok(synced?)
+    }
+
+    fn allocate(&self, len_bytes: u64) -> io::Result<()> {
+        self.refuse_when_read_only()?;
+        reserve(&self.file, len_bytes)
+    }
+
+    fn truncate(&self, len_bytes: u64) -> io::Result<()> {
+        self.refuse_when_read_only()?;
+        Ok(retry(|| fs::ftruncate(&self.file, len_bytes))?)
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        length(&self.file)
+    }
+}
+
+fn folder_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+/// Calls again while a signal interrupts.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn length(file: &OwnedFd) -> io::Result<u64> {
+    let size = retry(|| fs::fstat(file))?.st_size;
+    u64::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+fn write_all(file: &OwnedFd, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match retry(|| rustix::io::pwrite(file, &bytes[done..], offset_bytes + done as u64))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => done += written,
+        }
+    }
+    Ok(())
+}
+
+/// Reserves space up to `len_bytes` and makes the file at least that long.
+fn reserve(file: &OwnedFd, len_bytes: u64) -> io::Result<()> {
+    if len_bytes == 0 {
+        return Ok(());
+    }
+    match retry(|| fs::fallocate(file, FallocateFlags::empty(), 0, len_bytes)) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            // As posix_fallocate does: without written zeros, a full disk would show only in the middle of a batch.
+            let zeros = vec![0; ZEROS_BYTES];
+            let mut at = length(file)?;
+            while at < len_bytes {
+                let len = usize::try_from(len_bytes - at).map_or(ZEROS_BYTES, |left| left.min(ZEROS_BYTES));
+                write_all(file, &zeros[..len], at)?;
+                at += len as u64;
+            }
+            Ok(())
+        }
+        result => Ok(result?),
+    }
+}
+
+/// What the holder of the lock wrote of itself.
+fn holder(file: &OwnedFd) -> String {
+    let mut bytes = [0; HOLDER_BYTES_MAX];
+    // Between flock and its note there is a moment, and a folder locked in place of a file has no note at all.
+    let read = retry(|| rustix::io::pread(file, &mut bytes, 0)).unwrap_or(0);
+    let text = String::from_utf8_lossy(&bytes[..read]);
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c.is_control());
+    if text.is_empty() { "another process".to_owned() } else { text.to_owned() }
+}
+
+/// Makes `root` and its parents durably.
+fn make_root(root: &Path) -> io::Result<()> {
+    if root.is_dir() {
+        return Ok(());
+    }
+    let parent = match root.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_root(parent)?;
+    match retry(|| fs::mkdir(root, Mode::from_raw_mode(FOLDER_MODE))) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let parent = retry(|| fs::open(parent, folder_flags(), Mode::empty()))?;
+    Ok(fs::fsync(&parent)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::DIRECT_ALIGN_BYTES;
+    use super::*;
+
+    fn disk() -> (tempfile::TempDir, ThreadsDisk) {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = ThreadsDisk::open(dir.path()).unwrap();
+        (dir, disk)
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_a_read_past_the_end_says_so() {
+        let (_dir, disk) = disk();
+        let file = disk.create("a", 0, Access::Cached).unwrap();
+        file.write_at(b"hello", 3).unwrap();
+        file.sync().unwrap();
+        let mut buffer = [9; 8];
+        file.read_at(&mut buffer, 0).unwrap();
+        assert_eq!(&buffer, b"\0\0\0hello");
+        assert_eq!(file.read_at(&mut buffer, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(file.len_bytes().unwrap(), 8);
+        assert_eq!(disk.counters(), Counters { flushes: 1, written_bytes: 5, read_bytes: 8 });
+    }
+
+    #[test]
+    fn direct_files_take_aligned_writes_on_whatever_file_system_this_is() {
+        let (_dir, disk) = disk();
+        let file = disk.create("a", 3 * DIRECT_ALIGN_BYTES as u64, Access::Direct).unwrap();
+        let mut room = vec![7_u8; 2 * DIRECT_ALIGN_BYTES];
+        let start = room.as_ptr().align_offset(DIRECT_ALIGN_BYTES);
+        let aligned = &mut room[start..start + DIRECT_ALIGN_BYTES];
+        file.write_at(aligned, DIRECT_ALIGN_BYTES as u64).unwrap();
+        file.sync().unwrap();
+        aligned.fill(0);
+        file.read_at(aligned, DIRECT_ALIGN_BYTES as u64).unwrap();
+        assert!(aligned.iter().all(|byte| *byte == 7));
+        file.read_at(aligned, 2 * DIRECT_ALIGN_BYTES as u64).unwrap();
+        assert!(aligned.iter().all(|byte| *byte == 0), "reserved space reads as zeros");
+    }
+
+    #[test]
+    fn a_file_system_that_refuses_direct_access_late_is_used_through_its_cache() {
+        let (_dir, disk) = disk();
+        let file = disk.create("a", 0, Access::Direct).unwrap();
+        if !disk.shared.direct_refused.load(Ordering::Relaxed) {
+            // A misaligned write is what such a file system makes of every write.
+            file.write_at(b"odd", 1).unwrap();
+            assert!(disk.shared.direct_refused.load(Ordering::Relaxed));
+        }
+        file.write_at(b"odd", 5).unwrap();
+        let mut buffer = [0; 3];
+        file.read_at(&mut buffer, 5).unwrap();
+        assert_eq!(&buffer, b"odd");
+    }
+
+    #[test]
+    fn reserving_extends_and_never_shortens() {
+        let (_dir, disk) = disk();
+        let file = disk.create("a", 10_000, Access::Cached).unwrap();
+        assert_eq!(file.len_bytes().unwrap(), 10_000);
+        file.allocate(5_000).unwrap();
+        assert_eq!(file.len_bytes().unwrap(), 10_000);
+        file.allocate(20_000).unwrap();
+        assert_eq!(file.len_bytes().unwrap(), 20_000);
+        file.truncate(1).unwrap();
+        assert_eq!(file.len_bytes().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_had_in_full_is_not_made_at_all() {
+        let (_dir, disk) = disk();
+        let error = disk.create("a", 1 << 60, Access::Cached).unwrap_err();
+        assert!(matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge), "{error}");
+        assert!(disk.list("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn folders_are_made_with_their_parents_and_list_files_alone() {
+        let (dir, disk) = disk();
+        disk.create_dir("solo/3f").unwrap();
+        disk.create_dir("solo/3f").unwrap();
+        disk.create("solo/3f/x.seg", 0, Access::Cached).unwrap();
+        std::os::unix::fs::symlink("x.seg", dir.path().join("solo/3f/link")).unwrap();
+        disk.create_dir("solo/3f/folder").unwrap();
+        disk.sync_dir("solo/3f").unwrap();
+        assert_eq!(disk.list("solo/3f").unwrap(), ["x.seg"]);
+        assert!(disk.list("solo").unwrap().is_empty());
+        assert!(disk.list("nowhere").unwrap().is_empty());
+        let mode = |path: &str| dir.path().join(path).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("solo"), mode("solo/3f"), mode("solo/3f/x.seg")), (0o700, 0o700, 0o600));
+    }
+
+    #[test]
+    fn a_removed_file_stays_readable_through_its_handle() {
+        let (_dir, disk) = disk();
+        let file = disk.create("a", 0, Access::Cached).unwrap();
+        file.write_at(b"still here", 0).unwrap();
+        disk.remove("a").unwrap();
+        let mut buffer = [0; 10];
+        file.read_at(&mut buffer, 0).unwrap();
+        assert_eq!(&buffer, b"still here");
+        assert_eq!(disk.open("a", Access::Cached).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(disk.remove("a").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_and_names_the_first() {
+        let (dir, disk) = disk();
+        let held = disk.lock("taffrail serve").unwrap();
+        let other = ThreadsDisk::open(dir.path()).unwrap();
+        let Err(LockError::Held { holder }) = other.lock("taffrail-fsck repair") else {
+            panic!("locked twice");
+        };
+        assert_eq!(holder, format!("process {} (taffrail serve)", std::process::id()));
+        assert!(disk.list("").unwrap().is_empty(), "the lock file is not part of the store");
+        drop(held);
+        other.lock("taffrail-fsck repair").unwrap();
+    }
+
+    #[test]
+    fn a_disk_opened_for_reading_changes_nothing() {
+        let (dir, disk) = disk();
+        disk.create("a", 4, Access::Cached).unwrap();
+        let reader = ThreadsDisk::open_read_only(dir.path()).unwrap();
+        let read_only = |result: io::Result<()>| {
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        };
+        let file = reader.open("a", Access::Cached).unwrap();
+        file.read_at(&mut [0; 4], 0).unwrap();
+        read_only(file.write_at(b"x", 0));
+        read_only(file.allocate(8));
+        read_only(file.truncate(0));
+        read_only(file.sync());
+        read_only(reader.create("b", 0, Access::Cached).map(drop));
+        read_only(reader.remove("a"));
+        read_only(reader.create_dir("d"));
+        let _lock = reader.lock("reader").unwrap();
+        assert!(!dir.path().join(LOCK_NAME).exists());
+        assert!(matches!(reader.lock("second reader"), Err(LockError::Held { .. })));
+    }
+
+    #[test]
+    fn the_store_folder_is_made_with_its_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("data/store");
+        assert_eq!(ThreadsDisk::open(&root).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let disk = ThreadsDisk::open_or_create(&root).unwrap();
+        assert!(disk.free_bytes().unwrap() > 0);
+        assert_eq!(root.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

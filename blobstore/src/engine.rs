@@ -1,0 +1,261 @@
+//! What all parts of the engine share, and the one function that turns a durable record into state.
+//!
+//! What must stay true: [`Engine::apply`] is the only place where the locator learns anything, in recovery as in service; it is
+//! called with records in the order of the log.
+
+use std::collections::BTreeSet;
+
+use crate::digest::Digest;
+use crate::disk::Disk;
+use crate::error::Refusal;
+use crate::format::batch::payload_place;
+use crate::format::checkpoint::Location;
+use crate::format::record::{Body, Record};
+use crate::format::seal::{Key, Place};
+use crate::format::{Lsn, RESERVE_FOLDER, SegmentId};
+use crate::health::Health;
+use crate::lease::Leases;
+use crate::locator::{Blob, Change, Link, Locator};
+use crate::log::{Log, Marks, Ticket};
+use crate::options::{Options, Threading};
+use crate::pool::Pool;
+use crate::repository::RepositoryKey;
+use crate::segment::table::Table;
+use crate::session::Sessions;
+use crate::solo::Solos;
+use crate::superblock::Superblocks;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
+
+/// File whose only purpose is the space it takes, relative to the store.
+pub(crate) const RESERVE_NAME: &str = "reserve/space";
+
+/// The parts of the engine.
+pub(crate) struct Engine {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) pool: Pool,
+    pub(crate) options: Options,
+    /// Length of new log segments, from the superblock.
+    pub(crate) segment_bytes: u64,
+    pub(crate) key: Key,
+    pub(crate) epoch: u32,
+    pub(crate) superblocks: Superblocks,
+    pub(crate) health: Health,
+    pub(crate) locator: Locator,
+    pub(crate) leases: Leases,
+    pub(crate) segments: Table,
+    pub(crate) sessions: Sessions,
+    pub(crate) solos: Solos,
+    pub(crate) log: Log,
+    /// Blobs that lost their last link, by when. An entry may be outdated; the blob itself says.
+    pub(crate) garbage: Mutex<BTreeSet<(u64, Digest)>>,
+    /// Until then nothing is unlinked or collected: leases of before the opening are not known.
+    pub(crate) fenced_until_ms: u64,
+    /// Solo files whose commit failed.
+    pub(crate) abandoned: Mutex<Vec<SegmentId>>,
+    /// Where the newest checkpoint says to replay from.
+    pub(crate) replay_from: AtomicU64,
+    /// Blobs that were quarantined since the opening.
+    pub(crate) quarantines: AtomicU64,
+    /// Held while a checkpoint is written.
+    pub(crate) checkpointing: Mutex<()>,
+    /// Whether a collection is under way.
+    pub(crate) collecting: AtomicBool,
+    /// Whether the orphans of before the opening were looked for.
+    pub(crate) swept: Mutex<bool>,
+}
+
+impl Engine {
+    /// Whether disk calls run on the caller's thread.
+    pub(crate) fn is_inline(&self) -> bool {
+        self.options.threading == Threading::Inline
+    }
+
+    /// Waits for a commit. Without threads, the first who waits writes the batch for everyone.
+    pub(crate) async fn wait(self: &Arc<Self>, ticket: Ticket) -> Result<(), Refusal> {
+        let mut ticket = ticket;
+        if self.is_inline() {
+            std::future::poll_fn(|context| {
+                use std::future::Future as _;
+                while ticket.is_pending() && !self.log.is_held() {
+                    self.flush();
+                }
+                std::pin::Pin::new(&mut ticket).poll(context)
+            })
+            .await
+            .unwrap_or(Err(Refusal::Closing))
+        } else {
+            ticket.await.unwrap_or(Err(Refusal::Closing))
+        }
+    }
+
+    /// Shows a durable record of the batch at `place`.
+    pub(crate) fn apply(&self, record: &Record, place: Place, time_ms: u64) {
+        let segment = place.segment;
+        if record.body.is_tombstone() {
+            self.segments.add_tombstone(segment);
+        }
+        match &record.body {
+            Body::Blob { digest, len_bytes, payload_offset_bytes } => {
+                let location = Location::Inline(payload_place(place, *payload_offset_bytes));
+                self.apply_blob(digest, u64::from(*len_bytes), location, segment);
+            }
+            Body::Solo { digest, len_bytes, segment: file, epoch, trailer } => {
+                let location = Location::Solo { segment: *file, epoch: *epoch, trailer: *trailer };
+                self.apply_blob(digest, *len_bytes, location, segment);
+            }
+            Body::Link { repository, digest } => self.apply_link(*repository, digest, record.lsn, segment),
+            Body::Unlink { repository, digest } => self.apply_unlink(*repository, digest, time_ms),
+            Body::Delete { digest } => self.apply_delete(digest),
+            Body::Corrupt { digest } => {
+                if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest) {
+                    blob.quarantined = true;
+                }
+            }
+            Body::Session(session) => {
+                if self.sessions.log(session, segment) {
+                    self.segments.change_live(segment, 1);
+                }
+            }
+            Body::SessionEnd { session } => {
+                for held in self.sessions.forget_logged(session) {
+                    self.segments.change_live(held, -1);
+                }
+            }
+            Body::SegmentDrop { segment } => self.segments.mark_dropped(*segment),
+            Body::Seal | Body::Repaired => {}
+        }
+    }
+
+    fn apply_blob(&self, digest: &Digest, len_bytes: u64, location: Location, segment: SegmentId) {
+        let mut shard = self.locator.write(digest);
+        let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
+        let old = blob.location.replace(location);
+        let (old_len, old_segment) = (blob.len_bytes, blob.record_segment);
+        blob.len_bytes = len_bytes;
+        blob.record_segment = segment;
+        blob.quarantined = false;
+        drop(shard);
+        self.segments.change_live(segment, 1);
+        self.locator.count_blob(len_bytes, Change::Added);
+        if let Some(old) = old {
+            self.segments.change_live(old_segment, -1);
+            self.locator.count_blob(old_len, Change::Removed);
+            if old != location {
+                self.discard(&old);
+            }
+        }
+    }
+
+    fn apply_link(&self, repository: RepositoryKey, digest: &Digest, lsn: Lsn, segment: SegmentId) {
+        let mut shard = self.locator.write(digest);
+        let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
+        let old = blob.insert_link(Link { repository, generation: lsn, segment });
+        blob.unlinked_since_ms = 0;
+        drop(shard);
+        self.segments.change_live(segment, 1);
+        match old {
+            Some(old) => self.segments.change_live(old.segment, -1),
+            None => self.locator.count_links(1, Change::Added),
+        }
+    }
+
+    fn apply_unlink(&self, repository: RepositoryKey, digest: &Digest, time_ms: u64) {
+        let mut shard = self.locator.write(digest);
+        let Some(blob) = shard.blobs.get_mut(digest) else { return };
+        let Some(old) = blob.remove_link(repository) else { return };
+        let unlinked = blob.links.is_empty();
+        if unlinked {
+            blob.unlinked_since_ms = time_ms.max(1);
+        }
+        drop(shard);
+        self.segments.change_live(old.segment, -1);
+        self.locator.count_links(1, Change::Removed);
+        if unlinked {
+            lock(&self.garbage).insert((time_ms.max(1), *digest));
+        }
+    }
+
+    fn apply_delete(&self, digest: &Digest) {
+        let Some(blob) = self.locator.write(digest).blobs.remove(digest) else { return };
+        for link in &blob.links {
+            self.segments.change_live(link.segment, -1);
+        }
+        self.locator.count_links(blob.links.len(), Change::Removed);
+        if let Some(location) = blob.location {
+            self.segments.change_live(blob.record_segment, -1);
+            self.locator.count_blob(blob.len_bytes, Change::Removed);
+            self.discard(&location);
+        }
+    }
+
+    /// Frees the bytes of a blob whose record counts no more. Those in a log segment go with the segment. In recovery nothing is
+    /// removed: a later record may speak of the file; what is left over is swept.
+    fn discard(&self, location: &Location) {
+        if let Location::Solo { segment, .. } = location {
+            self.solos.forget(*segment);
+            if self.is_serving() {
+                self.remove_solo(*segment);
+            }
+        }
+    }
+
+    /// Removes a solo file on a storage thread: freeing gigabytes takes the file system a while.
+    pub(crate) fn remove_solo(&self, segment: SegmentId) {
+        let disk = Arc::clone(&self.disk);
+        // What cannot be removed now is an orphan, and swept at the next opening.
+        drop(self.pool.run(move || disk.remove(&segment.solo_name())));
+    }
+
+    /// Removes solo files whose commit failed. Called after a batch was flushed: it lies where the failed one would, so that no
+    /// recovery finds a record that names them.
+    pub(crate) fn remove_abandoned(&self) {
+        for segment in std::mem::take(&mut *lock(&self.abandoned)) {
+            self.remove_solo(segment);
+        }
+    }
+
+    /// Whether recovery is over.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.replay_from.load(Ordering::Acquire) != u64::MAX
+    }
+
+    /// Takes back what [`Marks`] marked, after the group was applied.
+    pub(crate) fn unmark_done(&self, marks: &Marks) {
+        for digest in &marks.links_coming {
+            if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest) {
+                blob.links_coming = blob.links_coming.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The same, after the group failed.
+    pub(crate) fn unmark_failed(&self, marks: &Marks) {
+        self.unmark_done(marks);
+        for digest in &marks.condemned {
+            let mut shard = self.locator.write(digest);
+            if let Some(blob) = shard.blobs.get_mut(digest) {
+                blob.condemned = false;
+                if blob.links.is_empty() {
+                    lock(&self.garbage).insert((blob.unlinked_since_ms, *digest));
+                }
+            }
+        }
+    }
+
+    /// Gives the reserve to the file system, so that a deletion finds space.
+    pub(crate) fn release_reserve(&self) {
+        if self.disk.remove(RESERVE_NAME).is_ok() {
+            drop(self.disk.sync_dir(RESERVE_FOLDER));
+        }
+    }
+
+    /// Takes the reserve back, when there is room for it twice. It is no loss when there is not: deletions then rely on the
+    /// room of the current segment.
+    pub(crate) fn refill_reserve(&self) {
+        let wanted = self.options.reserve_bytes;
+        let roomy = self.disk.free_bytes().is_ok_and(|free| free / 2 > wanted);
+        if wanted > 0 && roomy && self.disk.open(RESERVE_NAME, crate::disk::Access::Cached).is_err() {
+            drop(self.disk.create(RESERVE_NAME, wanted, crate::disk::Access::Cached));
+        }
+    }
+}

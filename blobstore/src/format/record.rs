@@ -1,0 +1,387 @@
+//! Records: what the main log is made of.
+//!
+//! A record is absolute ("this link stands since LSN 7"), never a difference, so replaying one twice changes nothing, and
+//! of two records of one key the one with the higher LSN counts.
+//!
+//! ```text
+//!   0 u8 type    1 u8 version    2 u16 length of the record, a multiple of 8    4 u32 zero    8 u64 lsn    16 body, zero-padded
+//! ```
+
+use super::seal::{SEAL_BYTES, Seal};
+use super::wire::{Fields, put_digest};
+use super::{Lsn, SegmentId};
+use crate::digest::{Algorithm, Digest};
+use crate::hasher::HasherState;
+use crate::repository::{RepositoryKey, SessionId};
+
+/// Length of a record's header in bytes.
+pub const RECORD_HEADER_BYTES: usize = 16;
+
+/// Longest record in bytes; its length field has 16 bits and counts multiples of 8.
+pub const RECORD_BYTES_MAX: usize = 65_528;
+
+/// Most block checksums in one SESSION record: those of 512 MiB, eight times what is uploaded between two of them.
+pub const SESSION_CRCS_MAX: usize = 2048;
+
+/// A record and its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its log sequence number.
+    pub lsn: Lsn,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// A blob whose bytes lie in this batch.
+    Blob {
+        /// Its digest.
+        digest: Digest,
+        /// Its length in bytes.
+        len_bytes: u32,
+        /// Where its payload header lies, in bytes from the start of the batch.
+        payload_offset_bytes: u32,
+    },
+    /// A blob whose bytes lie in a solo file, which is sealed and durable.
+    Solo {
+        /// Its digest.
+        digest: Digest,
+        /// Its length in bytes.
+        len_bytes: u64,
+        /// The solo file.
+        segment: SegmentId,
+        /// The epoch that the solo file's header states.
+        epoch: u32,
+        /// The seal of the solo file's trailer.
+        trailer: Seal,
+    },
+    /// The repository holds the blob. The link's generation is the record's LSN.
+    Link {
+        /// Who.
+        repository: RepositoryKey,
+        /// What.
+        digest: Digest,
+    },
+    /// The repository holds the blob no more.
+    Unlink {
+        /// Who.
+        repository: RepositoryKey,
+        /// What.
+        digest: Digest,
+    },
+    /// The blob is gone; its space is free once this is durable.
+    Delete {
+        /// Which.
+        digest: Digest,
+    },
+    /// The blob's bytes are damaged: it is not served until it is pushed again.
+    Corrupt {
+        /// Which.
+        digest: Digest,
+    },
+    /// Where an upload session stands.
+    Session(SessionRecord),
+    /// The upload session is over.
+    SessionEnd {
+        /// Which.
+        session: SessionId,
+    },
+    /// A log segment in which nothing was live was removed.
+    SegmentDrop {
+        /// Which.
+        segment: SegmentId,
+    },
+    /// The segment ends here, by intention.
+    Seal,
+    /// A repair put this batch in the place of a damaged range; what that range said is lost.
+    Repaired,
+}
+
+/// Where an upload session with a solo file stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Which session.
+    pub session: SessionId,
+    /// The repository it belongs to.
+    pub repository: RepositoryKey,
+    /// The algorithm it hashes with.
+    pub algorithm: Algorithm,
+    /// Its solo file.
+    pub segment: SegmentId,
+    /// The epoch that the solo file's header states.
+    pub epoch: u32,
+    /// When it was last used, in milliseconds since 1970.
+    pub touched_ms: u64,
+    /// Up to here everything is durable.
+    pub durable: HashedOffset,
+    /// Up to here everything was written and acknowledged; it is there unless power was lost.
+    pub acknowledged: HashedOffset,
+    /// Index of the first block that `crcs` covers.
+    pub first_block: u32,
+    /// Checksums of complete blocks since the session's record before.
+    pub crcs: Vec<u32>,
+}
+
+/// An offset with the hash state of everything before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashedOffset {
+    /// Bytes from the start of the blob.
+    pub offset_bytes: u64,
+    /// The exported hash state.
+    pub state: HasherState,
+}
+
+impl Body {
+    const fn number(&self) -> u8 {
+        match self {
+            Body::Blob { .. } => 1,
+            Body::Solo { .. } => 2,
+            Body::Link { .. } => 3,
+            Body::Unlink { .. } => 4,
+            Body::Delete { .. } => 5,
+            Body::Corrupt { .. } => 6,
+            Body::Session(_) => 7,
+            Body::SessionEnd { .. } => 8,
+            Body::SegmentDrop { .. } => 9,
+            Body::Seal => 10,
+            Body::Repaired => 11,
+        }
+    }
+
+    /// Whether the record cancels records that may lie in older segments. A segment that holds one is not dropped while
+    /// an older segment exists.
+    pub const fn is_tombstone(&self) -> bool {
+        match self {
+            Body::Unlink { .. }
+            | Body::Delete { .. }
+            | Body::Corrupt { .. }
+            | Body::SessionEnd { .. }
+            | Body::SegmentDrop { .. } => true,
+            Body::Blob { .. }
+            | Body::Solo { .. }
+            | Body::Link { .. }
+            | Body::Session(_)
+            | Body::Seal
+            | Body::Repaired => false,
+        }
+    }
+}
+
+impl Record {
+    /// Appends the record to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[self.body.number(), 1, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(&self.lsn.to_le_bytes());
+        encode_body(&self.body, out);
+        let len = (out.len() - start).next_multiple_of(8);
+        assert!(len <= RECORD_BYTES_MAX, "records are bounded by SESSION_CRCS_MAX");
+        out.resize(start + len, 0);
+        out[start + 2..start + 4].copy_from_slice(&u16::try_from(len).unwrap_or(0).to_le_bytes());
+    }
+
+    /// Takes up the record at the start of `bytes`, and says how long it is.
+    pub fn decode(bytes: &[u8]) -> Option<(Record, usize)> {
+        let len = usize::from(u16::from_le_bytes([*bytes.get(2)?, *bytes.get(3)?]));
+        if len < RECORD_HEADER_BYTES || !len.is_multiple_of(8) {
+            return None;
+        }
+        let mut fields = Fields::new(bytes.get(..len)?);
+        let number = fields.u8()?;
+        let version = fields.u8()?;
+        fields.u16()?;
+        if version != 1 || fields.u32()? != 0 {
+            return None;
+        }
+        let lsn = fields.u64()?;
+        let body = decode_body(number, &mut fields)?;
+        fields.is_padding().then_some((Record { lsn, body }, len))
+    }
+}
+
+fn encode_body(body: &Body, out: &mut Vec<u8>) {
+    match body {
+        Body::Blob { digest, len_bytes, payload_offset_bytes } => {
+            out.extend_from_slice(&len_bytes.to_le_bytes());
+            out.extend_from_slice(&payload_offset_bytes.to_le_bytes());
+            put_digest(out, digest);
+        }
+        Body::Solo { digest, len_bytes, segment, epoch, trailer } => {
+            out.extend_from_slice(&len_bytes.to_le_bytes());
+            out.extend_from_slice(&segment.0.to_le_bytes());
+            out.extend_from_slice(&epoch.to_le_bytes());
+            out.extend_from_slice(trailer);
+            put_digest(out, digest);
+        }
+        Body::Link { repository, digest } | Body::Unlink { repository, digest } => {
+            out.extend_from_slice(&repository.number().to_le_bytes());
+            put_digest(out, digest);
+        }
+        Body::Delete { digest } | Body::Corrupt { digest } => put_digest(out, digest),
+        Body::Session(session) => session.encode(out),
+        Body::SessionEnd { session } => out.extend_from_slice(session.bytes()),
+        Body::SegmentDrop { segment } => out.extend_from_slice(&segment.0.to_le_bytes()),
+        Body::Seal | Body::Repaired => {}
+    }
+}
+
+fn decode_body(number: u8, fields: &mut Fields<'_>) -> Option<Body> {
+    Some(match number {
+        1 => {
+            let (len_bytes, payload_offset_bytes) = (fields.u32()?, fields.u32()?);
+            Body::Blob { digest: fields.digest()?, len_bytes, payload_offset_bytes }
+        }
+        2 => {
+            let (len_bytes, segment, epoch) = (fields.u64()?, SegmentId(fields.u64()?), fields.u32()?);
+            let trailer = fields.array::<SEAL_BYTES>()?;
+            Body::Solo { digest: fields.digest()?, len_bytes, segment, epoch, trailer }
+        }
+        3 => Body::Link { repository: RepositoryKey::new(fields.u64()?)?, digest: fields.digest()? },
+        4 => Body::Unlink { repository: RepositoryKey::new(fields.u64()?)?, digest: fields.digest()? },
+        5 => Body::Delete { digest: fields.digest()? },
+        6 => Body::Corrupt { digest: fields.digest()? },
+        7 => Body::Session(SessionRecord::decode(fields)?),
+        8 => Body::SessionEnd { session: SessionId::new(fields.array()?) },
+        9 => Body::SegmentDrop { segment: SegmentId(fields.u64()?) },
+        10 => Body::Seal,
+        11 => Body::Repaired,
+        _ => return None,
+    })
+}
+
+impl SessionRecord {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.crcs.len() <= SESSION_CRCS_MAX, "the session splits longer runs");
+        out.extend_from_slice(self.session.bytes());
+        out.extend_from_slice(&self.repository.number().to_le_bytes());
+        out.extend_from_slice(&self.segment.0.to_le_bytes());
+        out.extend_from_slice(&self.touched_ms.to_le_bytes());
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&self.first_block.to_le_bytes());
+        out.extend_from_slice(&u16::try_from(self.crcs.len()).unwrap_or(0).to_le_bytes());
+        out.push(self.algorithm.number());
+        for hashed in [&self.durable, &self.acknowledged] {
+            let state = hashed.state.as_bytes();
+            out.push(u8::try_from(state.len()).unwrap_or(0));
+            out.extend_from_slice(&hashed.offset_bytes.to_le_bytes());
+            out.extend_from_slice(state);
+        }
+        for crc in &self.crcs {
+            out.extend_from_slice(&crc.to_le_bytes());
+        }
+    }
+
+    pub(super) fn decode(fields: &mut Fields<'_>) -> Option<SessionRecord> {
+        let session = SessionId::new(fields.array()?);
+        let repository = RepositoryKey::new(fields.u64()?)?;
+        let segment = SegmentId(fields.u64()?);
+        let touched_ms = fields.u64()?;
+        let (epoch, first_block) = (fields.u32()?, fields.u32()?);
+        let crc_count = usize::from(fields.u16()?);
+        let algorithm = Algorithm::from_number(fields.u8()?)?;
+        let mut hashed = || {
+            let len = usize::from(fields.u8()?);
+            let offset_bytes = fields.u64()?;
+            Some(HashedOffset { offset_bytes, state: HasherState::from_bytes(fields.bytes(len)?) })
+        };
+        let (durable, acknowledged) = (hashed()?, hashed()?);
+        if crc_count > SESSION_CRCS_MAX {
+            return None;
+        }
+        let crcs = (0..crc_count).map(|_| fields.u32()).collect::<Option<Vec<u32>>>()?;
+        Some(SessionRecord {
+            session,
+            repository,
+            algorithm,
+            segment,
+            epoch,
+            touched_ms,
+            durable,
+            acknowledged,
+            first_block,
+            crcs,
+        })
+    }
+}
+
+const _: () = assert!(HasherState::BYTES_MAX <= u8::MAX as usize);
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::hasher::Hasher;
+
+    pub(in crate::format) fn samples() -> Vec<Body> {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let long = Digest::of(Algorithm::Sha512, b"x");
+        let repository = RepositoryKey::new(77).unwrap();
+        let session = SessionId::new([4; 16]);
+        let state = Hasher::new(Algorithm::Sha512).export();
+        vec![
+            Body::Blob { digest, len_bytes: 10, payload_offset_bytes: 256 },
+            Body::Solo {
+                digest: long,
+                len_bytes: 1 << 40,
+                segment: SegmentId(9),
+                epoch: 2,
+                trailer: [7; 32],
+            },
+            Body::Link { repository, digest: long },
+            Body::Unlink { repository, digest },
+            Body::Delete { digest },
+            Body::Corrupt { digest: long },
+            Body::Session(SessionRecord {
+                session,
+                repository,
+                algorithm: Algorithm::Sha512,
+                segment: SegmentId(3),
+                epoch: 1,
+                touched_ms: 5,
+                durable: HashedOffset { offset_bytes: 0, state: HasherState::from_bytes(&[]) },
+                acknowledged: HashedOffset { offset_bytes: 1 << 33, state },
+                first_block: 3,
+                crcs: vec![1, 2, 3],
+            }),
+            Body::SessionEnd { session },
+            Body::SegmentDrop { segment: SegmentId(12) },
+            Body::Seal,
+            Body::Repaired,
+        ]
+    }
+
+    #[test]
+    fn records_decode_to_what_was_encoded() {
+        for (index, body) in samples().into_iter().enumerate() {
+            let record = Record { lsn: index as u64 + 1, body };
+            let mut out = Vec::new();
+            record.encode(&mut out);
+            assert_eq!(Record::decode(&out), Some((record, out.len())));
+        }
+    }
+
+    #[test]
+    fn truncated_records_are_refused() {
+        for body in samples() {
+            let mut out = Vec::new();
+            Record { lsn: 1, body }.encode(&mut out);
+            for len in 0..out.len() {
+                assert_eq!(Record::decode(&out[..len]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_session_record_fits() {
+        let samples = samples();
+        let Some(Body::Session(session)) = samples.iter().find(|body| matches!(body, Body::Session(_)))
+        else {
+            panic!("there is a session sample");
+        };
+        let session = SessionRecord { crcs: vec![0; SESSION_CRCS_MAX], ..session.clone() };
+        let mut out = Vec::new();
+        Record { lsn: 1, body: Body::Session(session) }.encode(&mut out);
+        assert!(out.len() <= RECORD_BYTES_MAX && Record::decode(&out).is_some());
+    }
+}

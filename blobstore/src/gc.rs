@@ -1,0 +1,187 @@
+//! Reclamation: blobs that nothing links, log segments in which nothing is live, files that nobody knows.
+//!
+//! The work is in proportion to what is dead, not to the store. What must stay true: a blob is condemned under its shard's lock, so
+//! that a link, a lease or an open comes before and saves it, or after and sees it gone; its bytes go only when its DELETE is durable.
+
+use bytes::Bytes;
+
+use crate::digest::Digest;
+use crate::engine::Engine;
+use crate::error::Refusal;
+use crate::format::batch::NewRecord;
+use crate::format::checkpoint::Location;
+use crate::format::record::Body;
+use crate::format::{LOG_FOLDER, SegmentId};
+use crate::locator::SHARDS;
+use crate::log::{Marks, Purpose, Ticket};
+use crate::solo;
+use crate::sync::{Arc, Ordering, lock};
+
+/// What a collection gave back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs deleted.
+    pub blobs: u64,
+    /// Their bytes. Those of inline blobs are free when their segment goes.
+    pub bytes: u64,
+    /// Log segments removed.
+    pub segments: u64,
+    /// Files removed that no record names.
+    pub orphans: u64,
+}
+
+/// How many candidates are looked at for each that may be deleted in a round.
+const LEASED_SHARE: usize = 16;
+
+/// The right to collect.
+struct Turn<'a>(&'a Engine);
+
+impl Turn<'_> {
+    fn take(engine: &Engine) -> Option<Turn<'_>> {
+        (!engine.collecting.swap(true, Ordering::AcqRel)).then_some(Turn(engine))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.collecting.store(false, Ordering::Release);
+    }
+}
+
+impl Engine {
+    /// Deletes up to `budget` blobs that lost their last link a grace time ago, then what became free by it.
+    pub(crate) async fn collect(self: &Arc<Self>, now_ms: u64, budget: usize) -> Result<Collected, Refusal> {
+        let mut collected = Collected::default();
+        if let Some(refusal) = self.health.refusal() {
+            return Err(refusal);
+        }
+        self.refill_reserve();
+        // One at a time: two would drop the same segments.
+        let Some(_turn) = Turn::take(self).filter(|_| now_ms >= self.fenced_until_ms) else {
+            return Ok(collected);
+        };
+        let mut tickets = Vec::new();
+        for (since_ms, digest) in self.candidates(now_ms, budget) {
+            if tickets.len() >= budget {
+                break;
+            }
+            if let Some((ticket, bytes)) = self.condemn(since_ms, &digest, now_ms)? {
+                tickets.push(ticket);
+                collected.blobs += 1;
+                collected.bytes += bytes;
+            }
+        }
+        for ticket in tickets {
+            self.wait(ticket).await?;
+        }
+        collected.segments = self.drop_segments(now_ms).await?;
+        collected.orphans = self.sweep_orphans().await;
+        // What was given back may be what the reserve needs.
+        self.refill_reserve();
+        Ok(collected)
+    }
+
+    /// The oldest garbage. More than will be deleted: some of it may be leased, and is passed over.
+    fn candidates(&self, now_ms: u64, budget: usize) -> Vec<(u64, Digest)> {
+        let until_ms = now_ms.saturating_sub(self.options.grace_ms);
+        lock(&self.garbage)
+            .iter()
+            .take_while(|(since_ms, _)| *since_ms <= until_ms)
+            .take(budget.saturating_mul(LEASED_SHARE))
+            .copied()
+            .collect()
+    }
+
+    fn condemn(&self, since_ms: u64, digest: &Digest, now_ms: u64) -> Result<Option<(Ticket, u64)>, Refusal> {
+        let mut shard = self.locator.write(digest);
+        let blob = shard.blobs.get_mut(digest);
+        let Some(blob) = blob.filter(|blob| blob.links.is_empty() && blob.unlinked_since_ms == since_ms)
+        else {
+            lock(&self.garbage).remove(&(since_ms, *digest));
+            return Ok(None);
+        };
+        if blob.condemned || blob.links_coming > 0 || self.leases.stands(None, digest, now_ms) {
+            return Ok(None);
+        }
+        let record = NewRecord { body: Body::Delete { digest: *digest }, payload: Bytes::new() };
+        let marks = Marks { links_coming: Vec::new(), condemned: vec![*digest] };
+        let ticket = self.log.enqueue(vec![record], Purpose::Reclaim, marks, now_ms)?;
+        blob.condemned = true;
+        lock(&self.garbage).remove(&(since_ms, *digest));
+        Ok(Some((ticket, blob.len_bytes)))
+    }
+
+    /// Removes log segments in which nothing counts any more.
+    async fn drop_segments(self: &Arc<Self>, now_ms: u64) -> Result<u64, Refusal> {
+        let mut dropped = 0;
+        loop {
+            let replay_from = SegmentId(self.replay_from.load(Ordering::Acquire));
+            let Some(droppable) = self.segments.droppable(replay_from) else { return Ok(dropped) };
+            if droppable.oldest {
+                self.advance_oldest(droppable.id)?;
+            } else {
+                let record =
+                    NewRecord { body: Body::SegmentDrop { segment: droppable.id }, payload: Bytes::new() };
+                let ticket = self.log.enqueue(vec![record], Purpose::Reclaim, Marks::default(), now_ms)?;
+                self.wait(ticket).await?;
+            }
+            self.segments.remove(droppable.id);
+            if let Some(oldest) = self.segments.oldest() {
+                self.segments.forget_drops_before(oldest);
+            }
+            let disk = Arc::clone(&self.disk);
+            let removed = self.pool.run(move || {
+                disk.remove(&droppable.id.log_name())?;
+                disk.sync_dir(LOG_FOLDER)
+            });
+            // A file that stays is older than the oldest, or was dropped: the next opening removes it.
+            drop(removed.await);
+            dropped += 1;
+        }
+    }
+
+    /// Records that `id`, the oldest segment, is gone. In both superblocks, so that the loss of one does not bring it back.
+    fn advance_oldest(&self, id: SegmentId) -> Result<(), Refusal> {
+        let oldest = self
+            .segments
+            .snapshot()
+            .into_iter()
+            .map(|(id, _)| id)
+            .find(|other| *other > id)
+            .unwrap_or(SegmentId(id.0 + 1));
+        for _ in 0..2 {
+            let updated =
+                self.superblocks.update(&*self.disk, |superblock| superblock.oldest_segment = oldest.0);
+            updated.map_err(|error| self.health.poison("superblock", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Once after an opening: removes solo files of earlier epochs that neither a blob nor a session names.
+    async fn sweep_orphans(self: &Arc<Self>) -> u64 {
+        if std::mem::replace(&mut *lock(&self.swept), true) {
+            return 0;
+        }
+        let engine = Arc::clone(self);
+        let swept = self.pool.run(move || {
+            let wanted = engine.solo_files_in_use();
+            let current = u64::from(engine.epoch);
+            solo::sweep(&*engine.disk, |segment| segment.0 >> 32 >= current || wanted.contains(&segment))
+        });
+        swept.await.and_then(Result::ok).map_or(0, |(files, _)| files)
+    }
+
+    /// Solo files that a blob or a session names.
+    pub(crate) fn solo_files_in_use(&self) -> std::collections::HashSet<SegmentId> {
+        let mut wanted: std::collections::HashSet<SegmentId> =
+            self.sessions.solo_segments().into_iter().collect();
+        for index in 0..SHARDS {
+            for blob in self.locator.shard(index).blobs.values() {
+                if let Some(Location::Solo { segment, .. }) = blob.location {
+                    wanted.insert(segment);
+                }
+            }
+        }
+        wanted
+    }
+}

@@ -1,0 +1,44 @@
+//! A log-structured, deduplicating, content-addressed blob engine.
+//!
+//! It knows digests, lengths, bytes and links. It knows no HTTP, no SQL, no async runtime and no clock: what may wait is a
+//! plain `std` future, and `now` is passed in.
+//!
+//! Start at [`Store`]. `docs/format.md` has the bytes on disk, `docs/ARCHITECTURE.md` the walkthroughs.
+
+mod buffer;
+mod checkpoint;
+mod completion;
+mod digest;
+pub mod disk;
+mod engine;
+mod error;
+pub mod format;
+mod gc;
+mod hasher;
+mod health;
+mod lease;
+mod locator;
+mod log;
+mod options;
+mod pool;
+mod reader;
+mod recovery;
+mod repository;
+pub mod segment;
+mod session;
+mod solo;
+mod store;
+mod superblock;
+mod sync;
+mod upload;
+
+pub use digest::{Algorithm, Digest, DigestError};
+pub use error::{LinkError, OpenError, PutError, ReadError, Refusal, UnlinkError, UploadError};
+pub use gc::Collected;
+pub use hasher::{Hasher, HasherState};
+pub use health::{Damage, StoreState};
+pub use options::{Options, Threading};
+pub use reader::BlobReader;
+pub use repository::{RepositoryKey, SessionId};
+pub use store::{BlobStat, Hold, LinkEntry, Pins, Stats, Store, UploadStatus};
+pub use upload::Upload;

@@ -1,0 +1,404 @@
+//! The appender of the main log: queue, group commit, and the step from one segment to the next.
+//!
+//! What must stay true: one batch is in flight at a time, and its waiters are told only after its flush and after the
+//! locator shows it; a failed write or flush poisons the store; a new segment starts only after the old one's seal is
+//! durable.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+
+use crate::completion::{Completer, Completion, completion};
+use crate::digest::Digest;
+use crate::disk::{Access, File};
+use crate::engine::Engine;
+use crate::error::{Refusal, refusal_of};
+use crate::format::batch::{
+    self, BATCH_BYTES_MAX, BATCH_BYTES_SOFT, BATCH_HEADER_BYTES, Batch, NewRecord, Position,
+    record_bytes_bound,
+};
+use crate::format::record::Body;
+use crate::format::seal::{Place, Seal};
+use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader};
+use crate::format::superblock::SEGMENT_BYTES_MIN;
+use crate::format::{ALIGN_BYTES, LOG_FOLDER, Lsn, SegmentId, aligned};
+use crate::segment::table::LogSegment;
+use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
+
+/// Most bytes that wait in the queue; past it, commits are refused as overloaded. 256 MiB is a hundred milliseconds of a
+/// fast disk, and bounds memory whatever the clients do.
+const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Room kept at the end of a segment for its seal.
+const SEAL_ROOM_BYTES: u64 = ALIGN_BYTES as u64;
+
+/// What a commit is for: whether the reserve may be spent on it when the disk is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It stores something.
+    Store,
+    /// It gives space back, or records damage.
+    Reclaim,
+}
+
+/// Queue and writer.
+pub(crate) struct Log {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    pub(crate) writer: Mutex<Writer>,
+}
+
+#[derive(Default)]
+struct Queue {
+    groups: VecDeque<Group>,
+    bytes: usize,
+    closing: bool,
+    holds: usize,
+}
+
+/// Records that become durable together or not at all.
+struct Group {
+    records: Vec<NewRecord>,
+    bytes: usize,
+    purpose: Purpose,
+    now_ms: u64,
+    marks: Marks,
+    done: Completer<Result<(), Refusal>>,
+}
+
+/// What was marked in the locator when the group was enqueued, to be unmarked when it is through.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// Blobs whose `links_coming` was raised.
+    pub(crate) links_coming: Vec<Digest>,
+    /// Blobs that were condemned; they are served again when the DELETE fails.
+    pub(crate) condemned: Vec<Digest>,
+}
+
+/// Where the log ends.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    current: Option<Current>,
+    /// The end of the last segment, when there is no current one.
+    previous: Option<Previous>,
+    pub(crate) next_lsn: Lsn,
+    next_segment: u64,
+    time_ms: u64,
+}
+
+#[derive(Debug)]
+struct Current {
+    id: SegmentId,
+    file: Arc<dyn File>,
+    offset_bytes: u64,
+    capacity_bytes: u64,
+    seal: Seal,
+}
+
+/// A commit on its way.
+pub(crate) type Ticket = Completion<Result<(), Refusal>>;
+
+impl Log {
+    pub(crate) fn new(previous: Option<Previous>, next_lsn: Lsn, next_segment: u64, time_ms: u64) -> Log {
+        Log {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            writer: Mutex::new(Writer { current: None, previous, next_lsn, next_segment, time_ms }),
+        }
+    }
+
+    /// Puts a group into the queue. Called under the locks of the shards it decides on; never waits.
+    pub(crate) fn enqueue(
+        &self,
+        records: Vec<NewRecord>,
+        purpose: Purpose,
+        marks: Marks,
+        now_ms: u64,
+    ) -> Result<Ticket, Refusal> {
+        let bytes: usize = records.iter().map(record_bytes_bound).sum();
+        if aligned(BATCH_HEADER_BYTES + bytes) > BATCH_BYTES_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        let mut queue = lock(&self.queue);
+        if queue.closing {
+            return Err(Refusal::Closing);
+        }
+        if queue.bytes.saturating_add(bytes) > QUEUE_BYTES_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        let (done, ticket) = completion();
+        queue.bytes += bytes;
+        queue.groups.push_back(Group { records, bytes, purpose, now_ms, marks, done });
+        drop(queue);
+        self.wake.notify_one();
+        Ok(ticket)
+    }
+
+    /// Whether flushing is held back ([`crate::Store::hold_commits`]).
+    pub(crate) fn is_held(&self) -> bool {
+        lock(&self.queue).holds > 0
+    }
+
+    pub(crate) fn hold(&self) {
+        lock(&self.queue).holds += 1;
+    }
+
+    pub(crate) fn release(&self) {
+        let mut queue = lock(&self.queue);
+        queue.holds = queue.holds.saturating_sub(1);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Takes nothing more in. The appender thread ends when the queue is empty.
+    pub(crate) fn close(&self) {
+        lock(&self.queue).closing = true;
+        self.wake.notify_all();
+    }
+
+    fn take_groups(&self) -> Vec<Group> {
+        let mut queue = lock(&self.queue);
+        let mut groups = Vec::new();
+        let mut bytes = 0;
+        while let Some(group) = queue.groups.front() {
+            if !groups.is_empty() && bytes + group.bytes > BATCH_BYTES_SOFT {
+                break;
+            }
+            bytes += group.bytes;
+            groups.extend(queue.groups.pop_front());
+        }
+        queue.bytes -= bytes;
+        groups
+    }
+
+    /// Waits for work; `false` when the log was closed and nothing is left.
+    fn wait(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        loop {
+            let idle = queue.groups.is_empty() || (queue.holds > 0 && !queue.closing);
+            if !idle {
+                return true;
+            }
+            if queue.closing {
+                return false;
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Writer {
+    /// How the last finished segment ends.
+    pub(crate) fn previous(&self) -> Option<Previous> {
+        self.previous
+    }
+
+    /// Where the next batch goes: what a checkpoint taken now does not cover.
+    pub(crate) fn position(&self) -> (SegmentId, u64) {
+        match (&self.current, &self.previous) {
+            (Some(current), _) => (current.id, current.offset_bytes),
+            (None, Some(previous)) => (previous.id, previous.end_bytes),
+            (None, None) => (SegmentId(0), 0),
+        }
+    }
+}
+
+enum Room {
+    NoSpace,
+    Poisoned,
+}
+
+impl Engine {
+    /// The appender thread.
+    pub(crate) fn append_until_closed(&self) {
+        while self.log.wait() {
+            self.flush();
+        }
+    }
+
+    /// Writes what waits in the queue, as one batch of at most [`BATCH_BYTES_SOFT`].
+    pub(crate) fn flush(&self) {
+        let mut writer = lock(&self.log.writer);
+        let mut groups = self.log.take_groups();
+        if groups.is_empty() {
+            return;
+        }
+        if let Some(refusal) = self.health.refusal() {
+            self.fail(groups, refusal);
+            return;
+        }
+        if let Err(Room::NoSpace) = self.make_room(&mut writer, &groups) {
+            let (reclaim, store): (Vec<Group>, Vec<Group>) =
+                groups.into_iter().partition(|group| group.purpose == Purpose::Reclaim);
+            self.fail(store, Refusal::NoSpace);
+            groups = reclaim;
+            if groups.is_empty() {
+                return;
+            }
+            self.release_reserve();
+            if let Err(Room::NoSpace) = self.make_room(&mut writer, &groups) {
+                self.fail(groups, Refusal::NoSpace);
+                return;
+            }
+        }
+        if let Some(refusal) = self.health.refusal() {
+            self.fail(groups, refusal);
+            return;
+        }
+        self.write_groups(&mut writer, groups);
+    }
+
+    fn write_groups(&self, writer: &mut Writer, groups: Vec<Group>) {
+        let now_ms = groups.iter().map(|group| group.now_ms).max().unwrap_or(0);
+        writer.time_ms = writer.time_ms.max(now_ms);
+        let mut records = Vec::new();
+        let mut waiters = Vec::new();
+        for group in groups {
+            records.extend(group.records);
+            waiters.push((group.marks, group.done));
+        }
+        match self.append(writer, records) {
+            Ok((batch, place)) => {
+                for record in &batch.records {
+                    self.apply(record, place, writer.time_ms);
+                }
+                self.remove_abandoned();
+                for (marks, done) in waiters {
+                    self.unmark_done(&marks);
+                    done.complete(Ok(()));
+                }
+            }
+            Err(refusal) => {
+                for (marks, done) in waiters {
+                    self.unmark_failed(&marks);
+                    done.complete(Err(refusal));
+                }
+            }
+        }
+    }
+
+    /// Writes and flushes one batch.
+    fn append(&self, writer: &mut Writer, records: Vec<NewRecord>) -> Result<(Batch, Place), Refusal> {
+        let time_ms = writer.time_ms;
+        let first_lsn = writer.next_lsn;
+        let Some(current) = &mut writer.current else { return Err(Refusal::Poisoned) };
+        let place = Place { segment: current.id, epoch: self.epoch, offset_bytes: current.offset_bytes };
+        let position = Position { place, first_lsn, previous: current.seal, time_ms };
+        let batch = batch::encode(&self.key, position, records);
+        if let Err(error) = current.file.write_at(&batch.bytes, current.offset_bytes) {
+            // Nothing of it was flushed, and the next batch is written over it: full and read-only disks heal.
+            return Err(
+                refusal_of(&error).unwrap_or_else(|| self.health.poison(&current.id.log_name(), &error))
+            );
+        }
+        if let Err(error) = current.file.sync() {
+            return Err(self.health.poison(&current.id.log_name(), &error));
+        }
+        current.offset_bytes += batch.bytes.len() as u64;
+        current.seal = batch.seal;
+        writer.next_lsn += batch.records.len() as u64;
+        self.segments.advance(current.id, current.offset_bytes);
+        Ok((batch, place))
+    }
+
+    fn make_room(&self, writer: &mut Writer, groups: &[Group]) -> Result<(), Room> {
+        let bytes: usize = groups.iter().map(|group| group.bytes).sum();
+        let needed = aligned(BATCH_HEADER_BYTES + bytes) as u64;
+        let fits = writer
+            .current
+            .as_ref()
+            .is_some_and(|current| current.offset_bytes + needed + SEAL_ROOM_BYTES <= current.capacity_bytes);
+        if fits { Ok(()) } else { self.next_segment(writer, needed) }
+    }
+
+    /// Makes the next segment and goes over to it. Its space is reserved before the old one is sealed, so that a full disk
+    /// leaves the old one as it is.
+    fn next_segment(&self, writer: &mut Writer, needed: u64) -> Result<(), Room> {
+        let id = SegmentId(writer.next_segment);
+        let name = id.log_name();
+        let (file, capacity_bytes) = self.create_segment(&name, needed)?;
+        if let Err(refusal) = self.seal_current(writer) {
+            drop(self.disk.remove(&name));
+            return Err(if refusal == Refusal::Poisoned { Room::Poisoned } else { Room::NoSpace });
+        }
+        let header = SegmentHeader {
+            id,
+            epoch: self.epoch,
+            created_ms: writer.time_ms,
+            content: Content::Log { previous: writer.previous, first_lsn: writer.next_lsn },
+        };
+        let bytes = header.encode(&self.key);
+        if let Err(error) = file.write_at(&bytes, 0) {
+            // Some file systems find out only now that there is no space. Nothing speaks of the file yet.
+            drop(self.disk.remove(&name));
+            return Err(match refusal_of(&error) {
+                Some(_) => Room::NoSpace,
+                None => self.poison_room(&name, &error),
+            });
+        }
+        if let Err(error) = file.sync().and_then(|()| self.disk.sync_dir(LOG_FOLDER)) {
+            return Err(self.poison_room(&name, &error));
+        }
+        writer.next_segment += 1;
+        self.give_back_tail(writer.previous);
+        let (epoch, end_bytes) = (self.epoch, HEADER_BYTES as u64);
+        let segment =
+            LogSegment { epoch, file: Arc::clone(&file), end_bytes, finished: false, live: 0, tombstones: 0 };
+        self.segments.insert(id, segment);
+        let seal = SegmentHeader::seal_of(&bytes);
+        writer.current = Some(Current { id, file, offset_bytes: end_bytes, capacity_bytes, seal });
+        Ok(())
+    }
+
+    /// Makes the file of a segment with room for `needed` bytes. On a disk that is nearly full it is made smaller.
+    fn create_segment(&self, name: &str, needed: u64) -> Result<(Arc<dyn File>, u64), Room> {
+        let least = HEADER_BYTES as u64 + needed + SEAL_ROOM_BYTES;
+        let mut wanted = self.segment_bytes;
+        loop {
+            let capacity_bytes = wanted.max(least);
+            match self.disk.create(name, capacity_bytes, Access::Cached) {
+                Ok(file) => return Ok((file, capacity_bytes)),
+                Err(error) if refusal_of(&error).is_none() => return Err(self.poison_room(name, &error)),
+                Err(_) if wanted <= SEGMENT_BYTES_MIN => return Err(Room::NoSpace),
+                Err(_) => wanted /= 4,
+            }
+        }
+    }
+
+    /// Ends the current segment, if there is one, with a SEAL record.
+    pub(crate) fn seal_current(&self, writer: &mut Writer) -> Result<(), Refusal> {
+        if writer.current.is_none() {
+            return Ok(());
+        }
+        self.append(writer, vec![NewRecord { body: Body::Seal, payload: Bytes::new() }])?;
+        if let Some(current) = writer.current.take() {
+            self.segments.finish(current.id);
+            let (id, end_bytes, seal) = (current.id, current.offset_bytes, current.seal);
+            writer.previous = Some(Previous { id, end_bytes, seal });
+        }
+        Ok(())
+    }
+
+    /// Gives the unused tail of a finished segment back to the file system. Its end is durable in the header of the next
+    /// one, so that whether this survives a crash makes no difference.
+    pub(crate) fn give_back_tail(&self, previous: Option<Previous>) {
+        if let Some(previous) = previous
+            && let Some(file) = self.segments.file(previous.id)
+        {
+            drop(file.truncate(previous.end_bytes));
+        }
+    }
+
+    fn poison_room(&self, name: &str, error: &io::Error) -> Room {
+        self.health.poison(name, error);
+        Room::Poisoned
+    }
+
+    fn fail(&self, groups: Vec<Group>, refusal: Refusal) {
+        for group in groups {
+            self.unmark_failed(&group.marks);
+            group.done.complete(Err(refusal));
+        }
+    }
+}

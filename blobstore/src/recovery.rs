@@ -1,0 +1,450 @@
+//! Opening a store: superblock, checkpoint, replay of the log behind it.
+//!
+//! What must stay true: opening changes nothing that a second opening would read differently, so it may itself be interrupted
+//! anywhere; a torn tail is dropped and never written over; damage before the tail cuts nothing off, it makes the store read-only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use crate::buffer::AlignedBuffer;
+use crate::disk::{Access, Disk, File};
+use crate::engine::{Engine, RESERVE_NAME};
+use crate::error::OpenError;
+use crate::format::batch::ValidBatch;
+use crate::format::checkpoint::{CheckpointHeader, Location};
+use crate::format::record::Body;
+use crate::format::seal::{Key, Seal};
+use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader, UNKNOWN_SEAL};
+use crate::format::superblock::Superblock;
+use crate::format::{INDEX_FOLDER, LOG_FOLDER, Lsn, RESERVE_FOLDER, SegmentId};
+use crate::health::{Damage, Health, StoreState};
+use crate::lease::Leases;
+use crate::locator::{Change, Locator, SHARDS};
+use crate::log::Log;
+use crate::options::{Options, Threading};
+use crate::pool::Pool;
+use crate::repository::SessionId;
+use crate::segment::scan::{self, Found, Scan};
+use crate::segment::table::{LogSegment, Table};
+use crate::session::Sessions;
+use crate::solo::{self, Solos};
+use crate::superblock::{self, Superblocks};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
+
+/// A log segment as it was found.
+struct OnDisk {
+    header: SegmentHeader,
+    /// `None` when the header is damaged and was made up from the batches.
+    header_seal: Option<Seal>,
+    /// For scanning, past the page cache.
+    file: Arc<dyn File>,
+}
+
+/// How the log ends.
+struct End {
+    previous: Option<Previous>,
+    next_lsn: Lsn,
+    time_ms: u64,
+}
+
+/// Opens the store on `disk`, whose lock the caller holds.
+pub(crate) fn open(disk: Arc<dyn Disk>, options: Options, now_ms: u64) -> Result<Engine, OpenError> {
+    if !options.segment_bytes_are_valid() {
+        return Err(OpenError::SegmentBytes(options.segment_bytes));
+    }
+    let stored = superblock::read_or_make(&*disk, &options, now_ms)?;
+    let key = Key::new(stored.key, stored.uuid);
+    let mut damage = Vec::new();
+    let segments = find_segments(&*disk, &key, &stored, &mut damage)?;
+    let writable = begin_epoch(&*disk, &stored, &segments.found, now_ms)?;
+    let epoch = writable.as_ref().unwrap_or(&stored).epoch;
+    let engine = assemble(disk, options, key, writable.as_ref().unwrap_or(&stored).clone(), epoch, now_ms)?;
+    for segment in segments.found.values() {
+        engine.insert_segment(segment)?;
+    }
+    let end = engine.replay(&stored, &segments.found, &mut damage)?;
+    engine.finish_recovery(&segments, end, damage, writable.is_some(), now_ms)
+}
+
+struct Segments {
+    found: BTreeMap<SegmentId, OnDisk>,
+    /// Files that no longer count: dropped ones, and one that was made and never used.
+    leftover: Vec<SegmentId>,
+    /// The highest id that was ever seen.
+    highest: u64,
+}
+
+fn find_segments(
+    disk: &dyn Disk,
+    key: &Key,
+    stored: &Superblock,
+    damage: &mut Vec<Damage>,
+) -> Result<Segments, OpenError> {
+    let names = disk.list(LOG_FOLDER).map_err(OpenError::io(LOG_FOLDER))?;
+    let ids: BTreeSet<SegmentId> = names.iter().filter_map(|name| SegmentId::from_file_name(name)).collect();
+    let mut segments = Segments { found: BTreeMap::new(), leftover: Vec::new(), highest: 0 };
+    let newest = ids.last().copied();
+    for id in ids {
+        segments.highest = id.0;
+        if id.0 < stored.oldest_segment {
+            segments.leftover.push(id);
+            continue;
+        }
+        let name = id.log_name();
+        match read_segment(disk, key, id).map_err(OpenError::io(&name))? {
+            Opened::Used(segment) => {
+                if segment.header_seal.is_none() {
+                    damage.push(Damage::Header { segment: id });
+                }
+                segments.found.insert(id, segment);
+            }
+            Opened::Unused => segments.leftover.push(id),
+            // The write of the newest header may have been torn. No crash explains garbage in an older one.
+            Opened::Garbage if Some(id) == newest => segments.leftover.push(id),
+            Opened::Garbage => damage.push(Damage::Header { segment: id }),
+        }
+    }
+    Ok(segments)
+}
+
+/// What a file of the log turned out to be.
+enum Opened {
+    /// A segment.
+    Used(OnDisk),
+    /// Made, and never written to.
+    Unused,
+    /// Neither: no valid header and no valid batch, yet not empty.
+    Garbage,
+}
+
+/// Opens a file of the log.
+fn read_segment(disk: &dyn Disk, key: &Key, id: SegmentId) -> io::Result<Opened> {
+    let file = disk.open(&id.log_name(), Access::Direct)?;
+    let mut bytes = AlignedBuffer::zeroed(HEADER_BYTES);
+    if file.len_bytes()? >= HEADER_BYTES as u64 {
+        file.read_at(bytes.as_mut_slice(), 0)?;
+    }
+    if let Some(header) = SegmentHeader::decode(bytes.as_slice(), id, key) {
+        let header_seal = Some(SegmentHeader::seal_of(bytes.as_slice()));
+        return Ok(Opened::Used(OnDisk { header, header_seal, file }));
+    }
+    Ok(match scan::epoch_of(&*file, key, id)? {
+        Some(epoch) => {
+            let content = Content::Log { previous: None, first_lsn: 0 };
+            let header = SegmentHeader { id, epoch, created_ms: 0, content };
+            Opened::Used(OnDisk { header, header_seal: None, file })
+        }
+        None if bytes.as_slice().iter().all(|byte| *byte == 0) => Opened::Unused,
+        None => Opened::Garbage,
+    })
+}
+
+/// Makes the folders and writes the superblock of a new epoch, higher than any that wrote a segment. `None` on a file system that
+/// is mounted read-only.
+fn begin_epoch(
+    disk: &dyn Disk,
+    stored: &Superblock,
+    segments: &BTreeMap<SegmentId, OnDisk>,
+    now_ms: u64,
+) -> Result<Option<Superblock>, OpenError> {
+    let newest = segments.values().map(|segment| segment.header.epoch).max().unwrap_or(0);
+    let mut next = stored.clone();
+    next.epoch = stored.epoch.max(newest) + 1;
+    next.sequence += 1;
+    next.written_ms = now_ms;
+    let begun = [LOG_FOLDER, INDEX_FOLDER, RESERVE_FOLDER]
+        .into_iter()
+        .try_for_each(|folder| disk.create_dir(folder))
+        .and_then(|()| solo::make_folder(disk))
+        .and_then(|()| {
+            if stored.sequence == 0 {
+                // A new store has both copies from the start: the key is in no other place.
+                superblock::write(disk, &next)?;
+                next.sequence += 1;
+            }
+            superblock::write(disk, &next)
+        });
+    match begun {
+        Ok(()) => Ok(Some(next)),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(None),
+        Err(error) => Err(OpenError::Io { name: "superblock".to_owned(), error }),
+    }
+}
+
+fn assemble(
+    disk: Arc<dyn Disk>,
+    options: Options,
+    key: Key,
+    superblock: Superblock,
+    epoch: u32,
+    now_ms: u64,
+) -> Result<Engine, OpenError> {
+    let pool = match options.threading {
+        Threading::Inline => Pool::inline(),
+        Threading::Pool { storage_threads } => {
+            Pool::threads(storage_threads).map_err(OpenError::io("storage threads"))?
+        }
+    };
+    let lease_ms = options.lease_ms;
+    Ok(Engine {
+        disk,
+        pool,
+        segment_bytes: superblock.segment_bytes,
+        options,
+        key,
+        epoch,
+        superblocks: Superblocks::new(superblock),
+        health: Health::new(StoreState::Writable),
+        locator: Locator::new(),
+        leases: Leases::new(lease_ms),
+        segments: Table::default(),
+        sessions: Sessions::default(),
+        solos: Solos::new(epoch),
+        log: Log::new(None, 1, 1, now_ms),
+        garbage: Mutex::default(),
+        abandoned: Mutex::default(),
+        fenced_until_ms: 0,
+        // Not serving yet.
+        replay_from: AtomicU64::new(u64::MAX),
+        quarantines: AtomicU64::new(0),
+        collecting: AtomicBool::new(false),
+        checkpointing: Mutex::default(),
+        swept: Mutex::new(false),
+    })
+}
+
+impl Engine {
+    fn insert_segment(&self, segment: &OnDisk) -> Result<(), OpenError> {
+        let name = segment.header.id.log_name();
+        let file = self.disk.open(&name, Access::Cached).map_err(OpenError::io(&name))?;
+        let epoch = segment.header.epoch;
+        let end_bytes = HEADER_BYTES as u64;
+        self.segments.insert(
+            segment.header.id,
+            LogSegment { epoch, file, end_bytes, finished: true, live: 0, tombstones: 0 },
+        );
+        Ok(())
+    }
+
+    fn replay(
+        &self,
+        stored: &Superblock,
+        found: &BTreeMap<SegmentId, OnDisk>,
+        damage: &mut Vec<Damage>,
+    ) -> Result<End, OpenError> {
+        let checkpoint = match stored.checkpoint {
+            0 => None,
+            number => self.load_checkpoint(number).map_err(OpenError::io(INDEX_FOLDER))?,
+        };
+        let mut end = End { previous: None, next_lsn: 1, time_ms: 0 };
+        if let Some(checkpoint) = &checkpoint {
+            end.next_lsn = checkpoint.next_lsn;
+        }
+        let mut missing = BTreeSet::new();
+        let mut following = found.values().skip(1).map(Some).chain([None]);
+        for segment in found.values() {
+            let next = following.next().flatten();
+            let stated = next.and_then(|next| previous_of(&next.header));
+            if let Some(previous) = previous_of(&segment.header)
+                && previous.id.0 >= stored.oldest_segment
+                && !found.contains_key(&previous.id)
+            {
+                missing.insert(previous.id);
+            }
+            let stated = stated.filter(|previous| previous.id == segment.header.id);
+            self.replay_segment(segment, stated, next.is_none(), checkpoint.as_ref(), &mut end, damage)
+                .map_err(|error| OpenError::Io { name: segment.header.id.log_name(), error })?;
+        }
+        // The segment that a checkpoint goes on from cannot have been dropped.
+        missing.extend(checkpoint.as_ref().map(|it| it.replay_segment).filter(|id| !found.contains_key(id)));
+        let dropped = self.segments.dropped();
+        damage.extend(missing.difference(&dropped).map(|segment| Damage::Missing { segment: *segment }));
+        let replay_from = checkpoint.map_or(0, |checkpoint| checkpoint.replay_segment.0);
+        self.replay_from.store(replay_from, Ordering::Release);
+        Ok(end)
+    }
+
+    /// Replays one segment. `stated` is its end as the next one's header has it; `last` says that none follows.
+    fn replay_segment(
+        &self,
+        segment: &OnDisk,
+        stated: Option<Previous>,
+        last: bool,
+        checkpoint: Option<&CheckpointHeader>,
+        end: &mut End,
+        damage: &mut Vec<Damage>,
+    ) -> io::Result<()> {
+        let id = segment.header.id;
+        let covered = checkpoint.filter(|checkpoint| id <= checkpoint.replay_segment);
+        if covered.is_some_and(|checkpoint| id < checkpoint.replay_segment) {
+            return Ok(());
+        }
+        let stated_end = stated.map(|previous| previous.end_bytes);
+        let mut scan =
+            Scan::new(&*segment.file, &self.key, &segment.header, segment.header_seal, stated_end)?;
+        if let Some(checkpoint) = covered {
+            scan.skip_to(checkpoint.replay_offset_bytes);
+        }
+        // The batch before the one at hand, not applied yet: the last one of the log may be torn.
+        let mut held: Option<(ValidBatch, Option<Seal>)> = None;
+        let mut seal_before = scan.seal();
+        let (end_bytes, seal) = loop {
+            match scan.next_found()? {
+                Found::Batch(batch) => {
+                    if let Some((ready, _)) = held.take() {
+                        self.apply_batch(&ready, end);
+                    }
+                    held = Some((batch, seal_before));
+                    seal_before = scan.seal();
+                }
+                Found::Damage { from_bytes, to_bytes } => {
+                    damage.push(Damage::Log { segment: id, from_bytes, to_bytes });
+                }
+                Found::End { at_bytes } => {
+                    if let Some((batch, seal_before)) = held.take() {
+                        if last && is_torn(&*segment.file, &self.key, &batch)? {
+                            break (batch.place.offset_bytes, seal_before);
+                        }
+                        self.apply_batch(&batch, end);
+                    }
+                    break (at_bytes, scan.seal());
+                }
+            }
+        };
+        if let (Some(stated), Some(seal)) = (stated, seal)
+            && stated.seal != seal
+            && stated.seal != UNKNOWN_SEAL
+        {
+            damage.push(Damage::Log { segment: id, from_bytes: end_bytes, to_bytes: end_bytes });
+        }
+        self.segments.advance(id, end_bytes);
+        end.previous = Some(Previous { id, end_bytes, seal: seal.unwrap_or(UNKNOWN_SEAL) });
+        Ok(())
+    }
+
+    fn apply_batch(&self, batch: &ValidBatch, end: &mut End) {
+        for record in &batch.records {
+            self.apply(record, batch.place, batch.time_ms);
+        }
+        end.next_lsn = end.next_lsn.max(batch.first_lsn + batch.records.len() as u64);
+        end.time_ms = end.time_ms.max(batch.time_ms);
+    }
+
+    fn finish_recovery(
+        mut self,
+        segments: &Segments,
+        end: End,
+        mut damage: Vec<Damage>,
+        writable: bool,
+        now_ms: u64,
+    ) -> Result<Engine, OpenError> {
+        self.forget_finished_sessions();
+        self.sessions.make_slots();
+        self.settle_blobs(now_ms, &mut damage);
+        if !segments.found.is_empty() {
+            // Clients of before were told that blobs exist; their leases are not known any more.
+            self.fenced_until_ms = now_ms.saturating_add(self.options.lease_ms);
+        }
+        let state = if writable && damage.is_empty() {
+            StoreState::Writable
+        } else {
+            StoreState::ReadOnly { damage }
+        };
+        if state == StoreState::Writable {
+            self.make_tail_durable(end.previous)?;
+            self.remove_leftovers(segments)?;
+            self.refill_reserve();
+        }
+        self.health = Health::new(state);
+        let time_ms = end.time_ms.max(now_ms);
+        self.log = Log::new(end.previous, end.next_lsn, segments.highest + 1, time_ms);
+        Ok(self)
+    }
+
+    /// A session whose file is a blob's is over, whatever the log says: nobody may write to the file or remove it.
+    fn forget_finished_sessions(&self) {
+        let sessions: BTreeMap<SegmentId, SessionId> =
+            self.sessions.logged().into_iter().map(|it| (it.record.segment, it.record.session)).collect();
+        if sessions.is_empty() {
+            return;
+        }
+        for index in 0..SHARDS {
+            for blob in self.locator.shard(index).blobs.values() {
+                if let Some(Location::Solo { segment, .. }) = &blob.location
+                    && let Some(session) = sessions.get(segment)
+                {
+                    for held in self.sessions.forget_logged(session) {
+                        self.segments.change_live(held, -1);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lists what can be collected, and drops what is only half known: links whose blob's record is lost in damage.
+    fn settle_blobs(&self, now_ms: u64, damage: &mut Vec<Damage>) {
+        let mut half_known = Vec::new();
+        for index in 0..SHARDS {
+            for (digest, blob) in &self.locator.shard(index).blobs {
+                if blob.location.is_none() {
+                    half_known.push(*digest);
+                } else if blob.links.is_empty() {
+                    let since_ms =
+                        if blob.unlinked_since_ms == 0 { now_ms.max(1) } else { blob.unlinked_since_ms };
+                    lock(&self.garbage).insert((since_ms, *digest));
+                }
+            }
+        }
+        for (since_ms, digest) in lock(&self.garbage).iter() {
+            if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest) {
+                blob.unlinked_since_ms = *since_ms;
+            }
+        }
+        for digest in half_known {
+            if let Some(blob) = self.locator.write(&digest).blobs.remove(&digest) {
+                self.locator.count_links(blob.links.len(), Change::Removed);
+                damage.push(Damage::Blob { digest });
+            }
+        }
+    }
+
+    /// What was read may be in the page cache only: after `kill -9` a batch can be valid and yet not durable. It is made so
+    /// before anybody is told of it.
+    fn make_tail_durable(&self, previous: Option<Previous>) -> Result<(), OpenError> {
+        let Some(previous) = previous else { return Ok(()) };
+        let name = previous.id.log_name();
+        let Some(file) = self.segments.file(previous.id) else { return Ok(()) };
+        file.sync().and_then(|()| self.disk.sync_dir(LOG_FOLDER)).map_err(OpenError::io(&name))
+    }
+
+    /// Removes them durably: one that came back beside newer segments would be taken for damage.
+    fn remove_leftovers(&self, segments: &Segments) -> Result<(), OpenError> {
+        let dropped = self.segments.dropped();
+        for id in segments.leftover.iter().chain(dropped.iter().filter(|id| segments.found.contains_key(id)))
+        {
+            self.segments.remove(*id);
+            drop(self.disk.remove(&id.log_name()));
+        }
+        if self.options.reserve_bytes == 0 {
+            drop(self.disk.remove(RESERVE_NAME));
+        }
+        if segments.leftover.is_empty() {
+            Ok(())
+        } else {
+            self.disk.sync_dir(LOG_FOLDER).map_err(OpenError::io(LOG_FOLDER))
+        }
+    }
+}
+
+fn previous_of(header: &SegmentHeader) -> Option<Previous> {
+    match &header.content {
+        Content::Log { previous, .. } => *previous,
+        Content::Solo { .. } => None,
+    }
+}
+
+/// Whether the last batch of the log was torn behind its records. A sealed segment was flushed whole.
+fn is_torn(file: &dyn File, key: &Key, batch: &ValidBatch) -> io::Result<bool> {
+    let sealed = batch.records.iter().any(|record| record.body == Body::Seal);
+    Ok(!sealed && !scan::damaged_payloads(file, key, batch)?.is_empty())
+}

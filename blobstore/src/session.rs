@@ -1,0 +1,258 @@
+//! The table of upload sessions.
+//!
+//! Two views: *slots*, what the running process knows (every open session), and *logged*, what the log says (sessions that have a
+//! file), from which a slot is made after a restart. What must stay true: a session is open for one writer at a time; what is
+//! logged is what the newest SESSION record says, with the checksums of all of them.
+
+use std::collections::HashMap;
+
+use crate::digest::Algorithm;
+use crate::error::UploadError;
+use crate::format::SegmentId;
+use crate::format::record::{HashedOffset, SessionRecord};
+use crate::hasher::Hasher;
+use crate::repository::{RepositoryKey, SessionId};
+use crate::solo::SoloWriter;
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+
+/// The sessions.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    slots: Mutex<HashMap<SessionId, Slot>>,
+    logged: Mutex<HashMap<SessionId, Logged>>,
+    /// Bytes that sessions without a file hold in memory.
+    pub(crate) memory_bytes: AtomicU64,
+}
+
+struct Slot {
+    repository: RepositoryKey,
+    offset_bytes: u64,
+    touched_ms: u64,
+    state: SlotState,
+}
+
+enum SlotState {
+    /// Nobody writes to it.
+    Ready(Box<SessionData>),
+    /// Known from the log only; the file is yet to be looked at.
+    Stored,
+    /// Somebody writes to it.
+    Open,
+}
+
+/// What the log says of a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Logged {
+    /// The newest record, with the checksums of all records before it.
+    pub(crate) record: SessionRecord,
+    /// The log segments with its records, each once.
+    pub(crate) segments: Vec<SegmentId>,
+}
+
+/// The state of a session, owned by whoever writes to it.
+pub(crate) struct SessionData {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) hasher: Hasher,
+    /// Bytes received.
+    pub(crate) offset_bytes: u64,
+    /// The bytes from the file's `written_bytes` (or the start, without a file) to `offset_bytes`.
+    pub(crate) tail: Vec<u8>,
+    /// The file, once there is one.
+    pub(crate) solo: Option<SoloWriter>,
+    /// Whether `tail` was left in the file to spare memory, and how long it is; it is read again when the session is opened.
+    pub(crate) parked_bytes: usize,
+    /// How far everything is durable, with the hash state at that point.
+    pub(crate) durable: HashedOffset,
+    /// Whether a SESSION record was enqueued: from then on the log is told when the session ends.
+    pub(crate) is_logged: bool,
+    /// The offset of the newest SESSION record; 0 without one.
+    pub(crate) logged_bytes: u64,
+    /// Blocks whose checksums are in the log.
+    pub(crate) logged_blocks: usize,
+}
+
+impl SessionData {
+    pub(crate) fn new(algorithm: Algorithm) -> SessionData {
+        let hasher = Hasher::new(algorithm);
+        let durable = HashedOffset { offset_bytes: 0, state: hasher.export() };
+        SessionData {
+            algorithm,
+            hasher,
+            offset_bytes: 0,
+            tail: Vec::new(),
+            solo: None,
+            parked_bytes: 0,
+            durable,
+            is_logged: false,
+            logged_bytes: 0,
+            logged_blocks: 0,
+        }
+    }
+
+    /// Bytes that the session holds in memory because it has no file.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        if self.solo.is_none() { self.tail.len() } else { 0 }
+    }
+}
+
+/// What opening a session gives.
+pub(crate) enum Opened {
+    Ready(Box<SessionData>),
+    Stored(Box<Logged>),
+}
+
+impl Sessions {
+    pub(crate) fn begin(
+        &self,
+        repository: RepositoryKey,
+        id: SessionId,
+        algorithm: Algorithm,
+        now_ms: u64,
+        per_repository_max: usize,
+        total_max: usize,
+    ) -> Result<(), UploadError> {
+        let mut slots = lock(&self.slots);
+        let of_repository = slots.values().filter(|slot| slot.repository == repository).count();
+        if slots.len() >= total_max || of_repository >= per_repository_max || slots.contains_key(&id) {
+            return Err(UploadError::TooMany);
+        }
+        let state = SlotState::Ready(Box::new(SessionData::new(algorithm)));
+        slots.insert(id, Slot { repository, offset_bytes: 0, touched_ms: now_ms, state });
+        Ok(())
+    }
+
+    /// The offset of a session of that repository.
+    pub(crate) fn offset(&self, repository: RepositoryKey, id: SessionId, now_ms: u64) -> Option<u64> {
+        let mut slots = lock(&self.slots);
+        let slot = slots.get_mut(&id).filter(|slot| slot.repository == repository)?;
+        slot.touched_ms = slot.touched_ms.max(now_ms);
+        Some(slot.offset_bytes)
+    }
+
+    pub(crate) fn open(
+        &self,
+        repository: RepositoryKey,
+        id: SessionId,
+        now_ms: u64,
+    ) -> Result<Opened, UploadError> {
+        let mut slots = lock(&self.slots);
+        let slot =
+            slots.get_mut(&id).filter(|slot| slot.repository == repository).ok_or(UploadError::Unknown)?;
+        let opened = match std::mem::replace(&mut slot.state, SlotState::Open) {
+            SlotState::Open => return Err(UploadError::Busy),
+            SlotState::Ready(data) => Opened::Ready(data),
+            SlotState::Stored => match lock(&self.logged).get(&id) {
+                Some(logged) => Opened::Stored(Box::new(logged.clone())),
+                None => {
+                    slots.remove(&id);
+                    return Err(UploadError::Unknown);
+                }
+            },
+        };
+        slot.touched_ms = slot.touched_ms.max(now_ms);
+        Ok(opened)
+    }
+
+    /// Puts a session back that [`Sessions::open`] gave out.
+    pub(crate) fn put_back(&self, id: SessionId, data: Box<SessionData>) {
+        if let Some(slot) = lock(&self.slots).get_mut(&id) {
+            slot.offset_bytes = data.offset_bytes;
+            slot.state = SlotState::Ready(data);
+        }
+    }
+
+    /// Forgets an open session.
+    pub(crate) fn remove(&self, id: SessionId) {
+        lock(&self.slots).remove(&id);
+    }
+
+    /// Sessions that nobody used since `before_ms` and nobody has open, in the order of their ids.
+    pub(crate) fn idle(&self, before_ms: u64) -> Vec<(RepositoryKey, SessionId)> {
+        let mut idle: Vec<(RepositoryKey, SessionId)> = lock(&self.slots)
+            .iter()
+            .filter(|(_, slot)| slot.touched_ms <= before_ms && !matches!(slot.state, SlotState::Open))
+            .map(|(id, slot)| (slot.repository, *id))
+            .collect();
+        idle.sort_unstable_by_key(|(_, id)| *id);
+        idle
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.slots).len()
+    }
+
+    pub(crate) fn count_of(&self, repository: RepositoryKey) -> usize {
+        lock(&self.slots).values().filter(|slot| slot.repository == repository).count()
+    }
+
+    /// Takes in a durable SESSION record; says whether it is the session's first in that log segment.
+    pub(crate) fn log(&self, record: &SessionRecord, segment: SegmentId) -> bool {
+        let mut logged = lock(&self.logged);
+        let entry = logged.entry(record.session).or_insert_with(|| Logged {
+            record: SessionRecord { first_block: 0, crcs: Vec::new(), ..record.clone() },
+            segments: Vec::new(),
+        });
+        let mut crcs = std::mem::take(&mut entry.record.crcs);
+        crcs.truncate(usize::try_from(record.first_block).unwrap_or(usize::MAX));
+        crcs.extend_from_slice(&record.crcs);
+        entry.record = SessionRecord { first_block: 0, crcs, ..record.clone() };
+        let first = !entry.segments.contains(&segment);
+        if first {
+            entry.segments.push(segment);
+        }
+        first
+    }
+
+    /// Forgets what was logged; gives the log segments with its records.
+    pub(crate) fn forget_logged(&self, id: &SessionId) -> Vec<SegmentId> {
+        lock(&self.logged).remove(id).map(|logged| logged.segments).unwrap_or_default()
+    }
+
+    /// Puts a session back that is known from the log only, and could not be looked at to the end.
+    pub(crate) fn put_back_stored(&self, id: SessionId) {
+        if let Some(slot) = lock(&self.slots).get_mut(&id) {
+            slot.state = SlotState::Stored;
+        }
+    }
+
+    /// Everything logged, for a checkpoint.
+    pub(crate) fn logged(&self) -> Vec<Logged> {
+        lock(&self.logged).values().cloned().collect()
+    }
+
+    /// Makes slots of what is logged, when recovery is over.
+    pub(crate) fn make_slots(&self) {
+        let mut slots = lock(&self.slots);
+        for (id, logged) in lock(&self.logged).iter() {
+            slots.insert(
+                *id,
+                Slot {
+                    repository: logged.record.repository,
+                    offset_bytes: logged.record.acknowledged.offset_bytes,
+                    touched_ms: logged.record.touched_ms,
+                    state: SlotState::Stored,
+                },
+            );
+        }
+    }
+
+    /// Solo files that sessions write to.
+    pub(crate) fn solo_segments(&self) -> Vec<SegmentId> {
+        let mut segments: Vec<SegmentId> =
+            lock(&self.logged).values().map(|logged| logged.record.segment).collect();
+        for slot in lock(&self.slots).values() {
+            if let SlotState::Ready(data) = &slot.state {
+                segments.extend(data.solo.as_ref().map(|solo| solo.segment));
+            }
+        }
+        segments
+    }
+
+    pub(crate) fn add_memory(&self, bytes: usize) {
+        self.memory_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub_memory(&self, bytes: usize) {
+        self.memory_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,606 @@
+//! The store: what callers see of the engine.
+//!
+//! Operations that wait are plain `std` futures; `now_ms` is milliseconds since 1970, passed in. `Ok` from anything that writes
+//! means durable. Dropping a store without [`Store::close`] is safe, and costs the next opening a replay.
+
+use bytes::Bytes;
+
+use crate::digest::{Algorithm, Digest};
+use crate::disk::{Counters, Disk, Lock};
+use crate::engine::Engine;
+use crate::error::{LinkError, OpenError, PutError, ReadError, Refusal, UnlinkError, UploadError};
+use crate::format::batch::NewRecord;
+use crate::format::record::Body;
+use crate::format::{INLINE_BYTES_MAX, Lsn, SegmentId};
+use crate::gc::Collected;
+use crate::health::StoreState;
+use crate::locator::{LockedShards, SHARDS};
+use crate::log::{Marks, Purpose, Ticket};
+use crate::options::{Options, Threading};
+use crate::reader::BlobReader;
+use crate::recovery;
+use crate::repository::{RepositoryKey, SessionId};
+use crate::sync::{Arc, Ordering, lock, thread};
+use crate::upload::Upload;
+
+/// A blob, as a lookup gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobStat {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub len_bytes: u64,
+}
+
+/// An upload session, as a lookup gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadStatus {
+    /// Its id.
+    pub id: SessionId,
+    /// Bytes received.
+    pub offset_bytes: u64,
+}
+
+/// Figures of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub blob_bytes: u64,
+    /// Links.
+    pub links: u64,
+    /// Open upload sessions.
+    pub sessions: u64,
+    /// Bytes of sessions that are in memory only.
+    pub session_memory_bytes: u64,
+    /// Log segments.
+    pub log_segments: u64,
+    /// Blobs without link, waiting for their grace time.
+    pub garbage: u64,
+    /// Blobs that were found damaged since the opening.
+    pub quarantines: u64,
+    /// What the disk did.
+    pub disk: Counters,
+    /// Bytes that the disk has left; 0 when it does not say.
+    pub free_bytes: u64,
+}
+
+/// The links of one blob, for the reconciliation with a catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkEntry {
+    /// The blob.
+    pub digest: Digest,
+    /// Who holds it.
+    pub repository: RepositoryKey,
+    /// Of which generation the link is.
+    pub generation: Lsn,
+}
+
+/// An open store.
+pub struct Store {
+    engine: Arc<Engine>,
+    appender: Option<thread::JoinHandle<()>>,
+    // Released last.
+    _lock: Box<dyn Lock>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("epoch", &self.engine.epoch).finish_non_exhaustive()
+    }
+}
+
+/// Keeps the links of a manifest from being removed while the catalog takes the manifest in. Dropping it lets go.
+pub struct Pins {
+    engine: Arc<Engine>,
+    repository: RepositoryKey,
+    digests: Vec<Digest>,
+}
+
+impl std::fmt::Debug for Pins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pins").field("digests", &self.digests).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        for digest in &self.digests {
+            let mut shard = self.engine.locator.write(digest);
+            if let Some(pins) = shard.pins.get_mut(&(self.repository, *digest)) {
+                *pins -= 1;
+                if *pins == 0 {
+                    shard.pins.remove(&(self.repository, *digest));
+                }
+            }
+        }
+    }
+}
+
+/// Keeps commits in the queue until it is dropped, so that a test can put several into one batch.
+#[derive(Debug)]
+pub struct Hold<'a>(&'a Store);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.engine.log.release();
+    }
+}
+
+/// Ends the process when the appender panics: nobody would flush any more, and everybody would wait.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Store {
+    /// Parts that [`Store::links_page`] takes the links in.
+    pub const LINK_PAGES: usize = SHARDS;
+
+    /// Opens the store on `disk`, making it when the disk is empty. Blocks until the log is replayed.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. A damaged log is no error: see [`Store::state`].
+    pub fn open(disk: Arc<dyn Disk>, options: Options, now_ms: u64) -> Result<Store, OpenError> {
+        let lock = disk.lock(&format!("process {}", std::process::id()))?;
+        let threaded = matches!(options.threading, Threading::Pool { .. });
+        let engine = Arc::new(recovery::open(disk, options, now_ms)?);
+        let appender = if threaded {
+            let engine = Arc::clone(&engine);
+            let append = move || {
+                let _guard = AbortOnPanic;
+                engine.append_until_closed();
+            };
+            let spawned = thread::Builder::new().name("taffrail-log".to_owned()).spawn(append);
+            Some(spawned.map_err(OpenError::io("appender thread"))?)
+        } else {
+            None
+        };
+        Ok(Store { engine, appender, _lock: lock })
+    }
+
+    /// Finishes what is queued, seals the log and writes a checkpoint, so that the next opening replays nothing.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; the store is safe all the same.
+    pub fn close(mut self) -> Result<(), Refusal> {
+        self.stop();
+        let engine = &self.engine;
+        engine.flush();
+        if let Some(refusal) = engine.health.refusal() {
+            return Err(refusal);
+        }
+        engine.seal_log()?;
+        engine.write_checkpoint()
+    }
+
+    fn stop(&mut self) {
+        self.engine.log.close();
+        if let Some(appender) = self.appender.take() {
+            drop(appender.join());
+        }
+    }
+
+    /// Looks a blob up in a repository, and leases it to whoever is told.
+    ///
+    /// # Errors
+    /// `Unknown`.
+    pub fn stat(
+        &self,
+        repository: RepositoryKey,
+        digest: &Digest,
+        now_ms: u64,
+    ) -> Result<BlobStat, ReadError> {
+        let shard = self.engine.locator.read(digest);
+        let blob = shard.linked(repository, digest).ok_or(ReadError::Unknown)?;
+        self.engine.leases.grant(repository, digest, now_ms);
+        Ok(BlobStat { digest: *digest, len_bytes: blob.len_bytes })
+    }
+
+    /// Opens a blob for reading. It stays readable when it is deleted meanwhile.
+    ///
+    /// # Errors
+    /// `Unknown`.
+    pub fn open_blob(&self, repository: RepositoryKey, digest: &Digest) -> Result<BlobReader, ReadError> {
+        BlobReader::open(Arc::clone(&self.engine), repository, *digest)
+    }
+
+    /// Repositories that hold the blob, at most `limit`.
+    pub fn holders(&self, digest: &Digest, limit: usize) -> Vec<RepositoryKey> {
+        let shard = self.engine.locator.read(digest);
+        let blob = shard.blobs.get(digest).filter(|blob| blob.is_served());
+        blob.map(|blob| blob.links.iter().take(limit).map(|link| link.repository).collect())
+            .unwrap_or_default()
+    }
+
+    /// The generation of a link, for [`Store::unlink_if`].
+    pub fn link_generation(&self, repository: RepositoryKey, digest: &Digest) -> Option<Lsn> {
+        let shard = self.engine.locator.read(digest);
+        shard.blobs.get(digest)?.link(repository).map(|link| link.generation)
+    }
+
+    /// Links a blob that `from` holds into `to`. One small commit, whatever the blob's size.
+    ///
+    /// # Errors
+    /// `Unknown` when `from` does not hold it.
+    pub async fn mount(
+        &self,
+        from: RepositoryKey,
+        to: RepositoryKey,
+        digest: &Digest,
+        now_ms: u64,
+    ) -> Result<BlobStat, LinkError> {
+        let (ticket, stat) = {
+            let mut shard = self.engine.locator.write(digest);
+            let len_bytes = shard.linked(from, digest).ok_or(LinkError::Unknown)?.len_bytes;
+            let marks = Marks { links_coming: vec![*digest], condemned: Vec::new() };
+            let ticket = self.enqueue(vec![link(to, digest)], Purpose::Store, marks, now_ms)?;
+            if let Some(blob) = shard.blobs.get_mut(digest) {
+                blob.links_coming += 1;
+            }
+            self.engine.leases.grant(to, digest, now_ms);
+            (ticket, BlobStat { digest: *digest, len_bytes })
+        };
+        self.engine.wait(ticket).await?;
+        Ok(stat)
+    }
+
+    /// Removes a link although it may be leased: a client's own wish. `generation` is what [`Store::link_generation`] said before
+    /// the caller found that nothing needs the link.
+    ///
+    /// # Errors
+    /// `Unknown`; `Pinned` when a manifest needs it or it was renewed since.
+    pub async fn unlink(
+        &self,
+        repository: RepositoryKey,
+        digest: &Digest,
+        generation: Lsn,
+        now_ms: u64,
+    ) -> Result<(), UnlinkError> {
+        let ticket = {
+            let shard = self.engine.locator.write(digest);
+            let blob = shard.blobs.get(digest).filter(|blob| !blob.condemned).ok_or(UnlinkError::Unknown)?;
+            let link = blob.link(repository).ok_or(UnlinkError::Unknown)?;
+            if link.generation != generation || shard.pins.contains_key(&(repository, *digest)) {
+                return Err(UnlinkError::Pinned);
+            }
+            self.enqueue(vec![unlink(repository, digest)], Purpose::Reclaim, Marks::default(), now_ms)?
+        };
+        Ok(self.engine.wait(ticket).await?)
+    }
+
+    /// Removes a link if it is still of that generation, neither pinned nor leased. Says whether it did.
+    ///
+    /// # Errors
+    /// `Refused`.
+    pub async fn unlink_if(
+        &self,
+        repository: RepositoryKey,
+        digest: &Digest,
+        generation: Lsn,
+        now_ms: u64,
+    ) -> Result<bool, UnlinkError> {
+        let ticket = {
+            let shard = self.engine.locator.write(digest);
+            let link = shard.blobs.get(digest).and_then(|blob| blob.link(repository));
+            let held = link.is_none_or(|link| link.generation != generation)
+                || shard.pins.contains_key(&(repository, *digest))
+                || now_ms < self.engine.fenced_until_ms
+                || self.engine.leases.stands(Some(repository), digest, now_ms);
+            if held {
+                return Ok(false);
+            }
+            self.enqueue(vec![unlink(repository, digest)], Purpose::Reclaim, Marks::default(), now_ms)?
+        };
+        self.engine.wait(ticket).await?;
+        Ok(true)
+    }
+
+    /// Stores a manifest, links it and renews the links of everything it refers to, in one batch; pins them all until the result is
+    /// dropped. Each of `references` comes with the length that the manifest states.
+    ///
+    /// # Errors
+    /// See [`PutError`]; after an error nothing is linked.
+    pub async fn put(
+        &self,
+        repository: RepositoryKey,
+        digest: &Digest,
+        bytes: Bytes,
+        references: &[(Digest, u64)],
+        now_ms: u64,
+    ) -> Result<Pins, PutError> {
+        if bytes.len() > INLINE_BYTES_MAX {
+            return Err(PutError::TooLarge(bytes.len()));
+        }
+        let actual = Digest::of(digest.algorithm(), &bytes);
+        if actual != *digest {
+            return Err(PutError::Mismatch(actual));
+        }
+        let mut digests: Vec<Digest> =
+            references.iter().map(|(digest, _)| *digest).chain([*digest]).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        let (pins, ticket) = {
+            let mut shards = self.engine.locator.write_all(digests.iter());
+            check_references(&mut shards, repository, references)?;
+            self.enqueue_put(&mut shards, repository, digest, bytes, digests, now_ms)?
+        };
+        self.engine.wait(ticket).await?;
+        Ok(pins)
+    }
+
+    fn enqueue_put(
+        &self,
+        shards: &mut LockedShards<'_>,
+        repository: RepositoryKey,
+        digest: &Digest,
+        bytes: Bytes,
+        digests: Vec<Digest>,
+        now_ms: u64,
+    ) -> Result<(Pins, Ticket), Refusal> {
+        let mut marks = Marks::default();
+        let mut records = Vec::with_capacity(digests.len() + 1);
+        let stored =
+            shards.of(digest).and_then(|shard| shard.blobs.get(digest)).is_some_and(|blob| blob.is_served());
+        if !stored {
+            let len_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let body = Body::Blob { digest: *digest, len_bytes, payload_offset_bytes: 0 };
+            records.push(NewRecord { body, payload: bytes });
+        }
+        for linked in &digests {
+            records.push(link(repository, linked));
+            if stored || linked != digest {
+                marks.links_coming.push(*linked);
+            }
+        }
+        let coming = marks.links_coming.clone();
+        let ticket = self.enqueue(records, Purpose::Store, marks, now_ms)?;
+        for linked in &coming {
+            if let Some(blob) = shards.of(linked).and_then(|shard| shard.blobs.get_mut(linked)) {
+                blob.links_coming += 1;
+            }
+        }
+        for pinned in &digests {
+            if let Some(shard) = shards.of(pinned) {
+                *shard.pins.entry((repository, *pinned)).or_default() += 1;
+            }
+            self.engine.leases.grant(repository, pinned, now_ms);
+        }
+        Ok((Pins { engine: Arc::clone(&self.engine), repository, digests }, ticket))
+    }
+
+    fn enqueue(
+        &self,
+        records: Vec<NewRecord>,
+        purpose: Purpose,
+        marks: Marks,
+        now_ms: u64,
+    ) -> Result<Ticket, Refusal> {
+        match self.engine.health.refusal() {
+            Some(refusal) => Err(refusal),
+            None => self.engine.log.enqueue(records, purpose, marks, now_ms),
+        }
+    }
+
+    /// Begins an upload session under an id from the caller's random source.
+    ///
+    /// # Errors
+    /// `TooMany`, `Refused`.
+    pub fn begin_upload(
+        &self,
+        repository: RepositoryKey,
+        algorithm: Algorithm,
+        id: SessionId,
+        now_ms: u64,
+    ) -> Result<UploadStatus, UploadError> {
+        if let Some(refusal) = self.engine.health.refusal() {
+            return Err(UploadError::Refused(refusal));
+        }
+        let options = &self.engine.options;
+        let (per_repository, total) = (options.sessions_per_repository_max, options.sessions_max);
+        self.engine.sessions.begin(repository, id, algorithm, now_ms, per_repository, total)?;
+        Ok(UploadStatus { id, offset_bytes: 0 })
+    }
+
+    /// Where a session of the repository stands.
+    ///
+    /// # Errors
+    /// `Unknown`.
+    pub fn upload_status(
+        &self,
+        repository: RepositoryKey,
+        id: SessionId,
+        now_ms: u64,
+    ) -> Result<UploadStatus, UploadError> {
+        let offset_bytes = self.engine.sessions.offset(repository, id, now_ms).ok_or(UploadError::Unknown)?;
+        Ok(UploadStatus { id, offset_bytes })
+    }
+
+    /// Opens a session for writing; one at a time. After a restart it may read back up to 64 MiB to learn what survived, so the
+    /// offset can be smaller than [`Store::upload_status`] said.
+    ///
+    /// # Errors
+    /// `Unknown`, `Busy`; `Io`, and then the session is gone.
+    pub async fn open_upload(
+        &self,
+        repository: RepositoryKey,
+        id: SessionId,
+        now_ms: u64,
+    ) -> Result<Upload, UploadError> {
+        Upload::open(Arc::clone(&self.engine), repository, id, now_ms).await
+    }
+
+    /// Ends a session and frees its bytes.
+    ///
+    /// # Errors
+    /// `Unknown`, `Busy`, `Refused`.
+    pub async fn abort_upload(
+        &self,
+        repository: RepositoryKey,
+        id: SessionId,
+        now_ms: u64,
+    ) -> Result<(), UploadError> {
+        self.open_upload(repository, id, now_ms).await?.abort(now_ms).await
+    }
+
+    /// Ends the sessions that nobody used for the idle time; says how many.
+    pub async fn expire_sessions(&self, now_ms: u64) -> usize {
+        let Some(before_ms) = now_ms.checked_sub(self.engine.options.session_idle_ms) else { return 0 };
+        let mut expired = 0;
+        for (repository, id) in self.engine.sessions.idle(before_ms) {
+            // Taken up again meanwhile, or failing: the next round looks at it once more.
+            if let Ok(upload) = Upload::open(Arc::clone(&self.engine), repository, id, before_ms).await
+                && upload.abort(now_ms).await.is_ok()
+            {
+                expired += 1;
+            }
+        }
+        expired
+    }
+
+    /// Open sessions of a repository.
+    pub fn sessions_of(&self, repository: RepositoryKey) -> usize {
+        self.engine.sessions.count_of(repository)
+    }
+
+    /// Deletes up to `budget` blobs that lost their last link a grace time ago, and drops what became empty. Waits one lease time
+    /// after an opening before it does anything.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn collect(&self, now_ms: u64, budget: usize) -> Result<Collected, Refusal> {
+        self.engine.collect(now_ms, budget).await
+    }
+
+    /// Writes a checkpoint, on a storage thread, while commits go on.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn checkpoint(&self) -> Result<(), Refusal> {
+        let engine = Arc::clone(&self.engine);
+        self.engine.pool.run(move || engine.write_checkpoint()).await.unwrap_or(Err(Refusal::Closing))
+    }
+
+    /// Bytes of log that an opening would replay now.
+    pub fn replay_bytes(&self) -> u64 {
+        let replay_from = SegmentId(self.engine.replay_from.load(Ordering::Acquire));
+        let segments = self.engine.segments.snapshot();
+        segments.iter().filter(|(id, _)| *id >= replay_from).map(|(_, segment)| segment.end_bytes).sum()
+    }
+
+    /// The links of part `page`, below [`Store::LINK_PAGES`].
+    pub fn links_page(&self, page: usize) -> Vec<LinkEntry> {
+        let shard = self.engine.locator.shard(page);
+        let links = shard.blobs.iter().flat_map(|(digest, blob)| {
+            blob.links.iter().map(|link| LinkEntry {
+                digest: *digest,
+                repository: link.repository,
+                generation: link.generation,
+            })
+        });
+        links.collect()
+    }
+
+    /// Blobs that are set aside because their bytes are damaged, with the repositories that hold them.
+    pub fn quarantined(&self) -> Vec<(Digest, Vec<RepositoryKey>)> {
+        let mut quarantined = Vec::new();
+        for index in 0..SHARDS {
+            for (digest, blob) in &self.engine.locator.shard(index).blobs {
+                if blob.quarantined {
+                    quarantined.push((*digest, blob.links.iter().map(|link| link.repository).collect()));
+                }
+            }
+        }
+        quarantined
+    }
+
+    /// Whether the store takes writes.
+    pub fn state(&self) -> StoreState {
+        self.engine.health.state()
+    }
+
+    /// The store's identity, which a catalog remembers.
+    pub fn uuid(&self) -> [u8; 16] {
+        *self.engine.key.uuid()
+    }
+
+    /// The LSN that the next record gets.
+    pub fn next_lsn(&self) -> Lsn {
+        lock(&self.engine.log.writer).next_lsn
+    }
+
+    /// Keeps commits in the queue until the result is dropped: for tests of group commit.
+    pub fn hold_commits(&self) -> Hold<'_> {
+        self.engine.log.hold();
+        Hold(self)
+    }
+
+    /// Figures for the operator.
+    pub fn stats(&self) -> Stats {
+        let engine = &self.engine;
+        Stats {
+            blobs: engine.locator.blobs.load(Ordering::Relaxed),
+            blob_bytes: engine.locator.bytes.load(Ordering::Relaxed),
+            links: engine.locator.links.load(Ordering::Relaxed),
+            sessions: engine.sessions.count() as u64,
+            session_memory_bytes: engine.sessions.memory_bytes.load(Ordering::Relaxed),
+            log_segments: engine.segments.len() as u64,
+            garbage: lock(&engine.garbage).len() as u64,
+            quarantines: engine.quarantines.load(Ordering::Relaxed),
+            disk: engine.disk.counters(),
+            free_bytes: engine.disk.free_bytes().unwrap_or(0),
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Engine {
+    /// Ends the log for a clean close, and gives back what the last segment did not use.
+    fn seal_log(&self) -> Result<(), Refusal> {
+        let mut writer = lock(&self.log.writer);
+        self.seal_current(&mut writer)?;
+        self.give_back_tail(writer.previous());
+        Ok(())
+    }
+}
+
+fn link(repository: RepositoryKey, digest: &Digest) -> NewRecord {
+    NewRecord { body: Body::Link { repository, digest: *digest }, payload: Bytes::new() }
+}
+
+fn unlink(repository: RepositoryKey, digest: &Digest) -> NewRecord {
+    NewRecord { body: Body::Unlink { repository, digest: *digest }, payload: Bytes::new() }
+}
+
+/// Whether the repository holds everything, in the stated lengths.
+fn check_references(
+    shards: &mut LockedShards<'_>,
+    repository: RepositoryKey,
+    references: &[(Digest, u64)],
+) -> Result<(), PutError> {
+    let mut missing = Vec::new();
+    for (digest, stated_bytes) in references {
+        let found =
+            shards.of(digest).and_then(|shard| shard.linked(repository, digest).map(|blob| blob.len_bytes));
+        match found {
+            None => missing.push(*digest),
+            Some(actual_bytes) if actual_bytes != *stated_bytes => {
+                return Err(PutError::Length { digest: *digest, actual_bytes, stated_bytes: *stated_bytes });
+            }
+            Some(_) => {}
+        }
+    }
+    missing.dedup();
+    if missing.is_empty() { Ok(()) } else { Err(PutError::Missing(missing)) }
+}

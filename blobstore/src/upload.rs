@@ -1,0 +1,654 @@
+//! An upload session while somebody writes to it.
+//!
+//! What must stay true: bytes are hashed exactly once, in order, as they are taken in, so that at every await the session is at a
+//! consistent offset and may be dropped there; what the log says of a session is never contradicted by its file, so bytes below a
+//! logged offset are only ever overwritten by themselves.
+
+use std::io;
+
+use bytes::Bytes;
+
+use crate::buffer::AlignedBuffer;
+use crate::digest::{Algorithm, Digest};
+use crate::disk::File;
+use crate::engine::Engine;
+use crate::error::{Refusal, UploadError, refusal_of};
+use crate::format::batch::NewRecord;
+use crate::format::record::{Body, HashedOffset, SESSION_CRCS_MAX, SessionRecord};
+use crate::format::solo::PAYLOAD_OFFSET_BYTES;
+use crate::format::{BLOCK_BYTES, UPLOAD_INLINE_BYTES_MAX, aligned};
+use crate::hasher::Hasher;
+use crate::log::{Marks, Purpose, Ticket};
+use crate::repository::{RepositoryKey, SessionId};
+use crate::session::{Logged, Opened, SessionData};
+use crate::solo::{SoloWriter, WRITE_BYTES};
+use crate::store::{BlobStat, UploadStatus};
+use crate::sync::{Arc, Ordering, lock};
+
+/// After so many bytes the session is made durable on the way, so that power loss costs no more.
+const DURABLE_EVERY_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bytes read at once when stored bytes are hashed again.
+const REHASH_BYTES: usize = 1024 * 1024;
+
+/// An upload session that is open for writing. Dropping it leaves the session at the bytes taken in so far.
+pub struct Upload {
+    engine: Arc<Engine>,
+    repository: RepositoryKey,
+    id: SessionId,
+    /// `None` once the session is over.
+    data: Option<Box<SessionData>>,
+    mark: Mark,
+}
+
+/// Where the session stood when it was opened.
+struct Mark {
+    offset_bytes: u64,
+    hasher: Hasher,
+    /// The unit that was being filled, kept when it is written out.
+    tail: Option<Vec<u8>>,
+    tail_len: usize,
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upload").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Upload {
+    pub(crate) async fn open(
+        engine: Arc<Engine>,
+        repository: RepositoryKey,
+        id: SessionId,
+        now_ms: u64,
+    ) -> Result<Upload, UploadError> {
+        let opened = engine.sessions.open(repository, id, now_ms)?;
+        let (data, loaded) = match opened {
+            Opened::Ready(data) => (data, Ok(())),
+            Opened::Stored(logged) => {
+                let stored = Reopening { engine: &engine, id, is_done: false };
+                let loaded = load(&engine, *logged).await;
+                stored.done();
+                loaded
+            }
+        };
+        let mark = Mark { offset_bytes: 0, hasher: Hasher::new(data.algorithm), tail: None, tail_len: 0 };
+        // From here on a drop puts the session back.
+        let mut upload = Upload { engine, repository, id, data: Some(data), mark };
+        if let Err(error) = loaded {
+            return Err(upload.fail(error).await);
+        }
+        if let Err(error) = upload.unpark().await {
+            return Err(upload.fail(error).await);
+        }
+        if let Some(data) = &upload.data {
+            upload.mark = Mark {
+                offset_bytes: data.offset_bytes,
+                hasher: data.hasher.clone(),
+                tail: None,
+                tail_len: data.tail.len(),
+            };
+        }
+        Ok(upload)
+    }
+
+    /// Where the next byte goes.
+    pub fn offset_bytes(&self) -> u64 {
+        self.data.as_ref().map_or(0, |data| data.offset_bytes)
+    }
+
+    /// Appends bytes: hashes them on the caller's thread and hands them to the disk. Waits while too much is under way. When
+    /// the future is dropped, some of the bytes may have been taken in; the offset says how many.
+    ///
+    /// # Errors
+    /// `TooLarge`; `Refused` and `Io`, and then the session is gone.
+    pub async fn write(&mut self, bytes: Bytes, now_ms: u64) -> Result<(), UploadError> {
+        let limit_bytes = self.engine.options.blob_bytes_max;
+        if self.offset_bytes().saturating_add(bytes.len() as u64) > limit_bytes {
+            return Err(UploadError::TooLarge { limit_bytes });
+        }
+        if let Some(refusal) = self.engine.health.refusal() {
+            return Err(UploadError::Refused(refusal));
+        }
+        match self.take_in(&bytes, now_ms).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fail(error).await),
+        }
+    }
+
+    async fn take_in(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), UploadError> {
+        self.log_rewind(now_ms).await?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.must_spill(rest.len()) {
+                self.spill(now_ms).await?;
+            }
+            let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+            let Some(solo) = data.solo.as_mut() else {
+                data.hasher.update(rest);
+                data.tail.extend_from_slice(rest);
+                data.offset_bytes += rest.len() as u64;
+                self.engine.sessions.add_memory(rest.len());
+                return Ok(());
+            };
+            solo.make_way().await.map_err(write_error)?;
+            let (now, later) = rest.split_at(rest.len().min(WRITE_BYTES - data.tail.len()));
+            data.hasher.update(now);
+            data.tail.extend_from_slice(now);
+            data.offset_bytes += now.len() as u64;
+            rest = later;
+            if data.tail.len() == WRITE_BYTES {
+                self.mark.keep(&data.tail, solo.written_bytes);
+                solo.submit_unit(&self.engine, &data.tail);
+                data.tail.clear();
+                if data.offset_bytes - data.durable.offset_bytes >= DURABLE_EVERY_BYTES {
+                    self.make_durable(now_ms).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn must_spill(&self, more: usize) -> bool {
+        let Some(data) = self.data.as_ref().filter(|data| data.solo.is_none()) else { return false };
+        let in_memory = self.engine.sessions.memory_bytes.load(Ordering::Relaxed) + more as u64;
+        data.tail.len() + more > UPLOAD_INLINE_BYTES_MAX
+            || in_memory > self.engine.options.session_memory_bytes_max
+    }
+
+    /// Gives the session a file.
+    async fn spill(&mut self, now_ms: u64) -> Result<(), UploadError> {
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        let (engine, id, algorithm) = (Arc::clone(&self.engine), self.id, data.algorithm);
+        let created = self.engine.pool.run(move || SoloWriter::create(&engine, id, algorithm, now_ms));
+        let mut solo = created.await.unwrap_or_else(|| Err(closing())).map_err(write_error)?;
+        self.engine.sessions.sub_memory(data.tail.len());
+        let tail = std::mem::take(&mut data.tail);
+        let whole = tail.len() / WRITE_BYTES * WRITE_BYTES;
+        for unit in tail[..whole].chunks(WRITE_BYTES) {
+            self.mark.keep(unit, solo.written_bytes);
+            solo.submit_unit(&self.engine, unit);
+        }
+        data.tail.extend_from_slice(&tail[whole..]);
+        data.solo = Some(solo);
+        Ok(())
+    }
+
+    /// Flushes the file and logs the offset, which is at the end of a unit.
+    async fn make_durable(&mut self, now_ms: u64) -> Result<(), UploadError> {
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        let Some(solo) = data.solo.as_mut() else { return Ok(()) };
+        let engine = Arc::clone(&self.engine);
+        solo.flush(&engine).await.map_err(|error| solo_error(&engine, error))?;
+        data.durable = HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() };
+        self.log_state(now_ms).await
+    }
+
+    /// Logs where the session stands.
+    async fn log_state(&mut self, now_ms: u64) -> Result<(), UploadError> {
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        let Some(solo) = data.solo.as_ref() else { return Ok(()) };
+        let record = |first_block: usize, crcs: &[u32]| {
+            let record = SessionRecord {
+                session: self.id,
+                repository: self.repository,
+                algorithm: data.algorithm,
+                segment: solo.segment,
+                epoch: solo.epoch,
+                touched_ms: now_ms,
+                durable: data.durable.clone(),
+                acknowledged: HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() },
+                first_block: u32::try_from(first_block).unwrap_or(u32::MAX),
+                crcs: crcs.to_vec(),
+            };
+            NewRecord { body: Body::Session(record), payload: Bytes::new() }
+        };
+        let from = data.logged_blocks.min(solo.crcs.len());
+        let mut records: Vec<NewRecord> = solo.crcs[from..]
+            .chunks(SESSION_CRCS_MAX)
+            .zip((from..).step_by(SESSION_CRCS_MAX))
+            .map(|(crcs, first_block)| record(first_block, crcs))
+            .collect();
+        if records.is_empty() {
+            records.push(record(from, &[]));
+        }
+        let ticket = self.engine.log.enqueue(records, Purpose::Store, Marks::default(), now_ms)?;
+        // Set before waiting: when this future is dropped the record comes all the same.
+        data.is_logged = true;
+        (data.logged_bytes, data.logged_blocks) = (data.offset_bytes, solo.crcs.len());
+        self.engine.wait(ticket).await?;
+        Ok(())
+    }
+
+    /// After going back behind what is logged, logs it before a byte is overwritten.
+    async fn log_rewind(&mut self, now_ms: u64) -> Result<(), UploadError> {
+        let behind = self.data.as_ref().is_some_and(|data| data.offset_bytes < data.logged_bytes);
+        if behind { self.log_state(now_ms).await } else { Ok(()) }
+    }
+
+    /// Throws away every byte: a client that starts over at offset 0.
+    ///
+    /// # Errors
+    /// `Refused`, and then the session is gone.
+    pub async fn restart(&mut self, now_ms: u64) -> Result<(), UploadError> {
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        self.engine.sessions.sub_memory(data.memory_bytes());
+        let algorithm = data.algorithm;
+        let old = std::mem::replace(&mut **data, SessionData::new(algorithm));
+        self.mark = Mark { offset_bytes: 0, hasher: Hasher::new(algorithm), tail: None, tail_len: 0 };
+        // A new file takes the new bytes: the log may still describe the old one.
+        match end_file(&self.engine, self.id, old, now_ms).await {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(self.fail(UploadError::Refused(refusal)).await),
+        }
+    }
+
+    /// Goes back to where the session stood when it was opened.
+    pub fn rewind(&mut self) {
+        let Some(data) = self.data.as_mut() else { return };
+        self.engine.sessions.sub_memory(data.memory_bytes());
+        match data.solo.as_mut() {
+            Some(solo) => {
+                solo.rewind(self.mark.offset_bytes);
+                if let Some(tail) = self.mark.tail.take() {
+                    data.tail = tail;
+                }
+                let len = usize::try_from(self.mark.offset_bytes - solo.written_bytes).unwrap_or(0);
+                data.tail.truncate(len);
+            }
+            None => data.tail.truncate(self.mark.tail_len),
+        }
+        data.offset_bytes = self.mark.offset_bytes;
+        data.hasher = self.mark.hasher.clone();
+        if data.durable.offset_bytes > data.offset_bytes {
+            data.durable = HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() };
+        }
+        if let Some(solo) = &data.solo {
+            data.logged_blocks = data.logged_blocks.min(solo.crcs.len());
+        }
+        self.engine.sessions.add_memory(data.memory_bytes());
+    }
+
+    /// Acknowledges what was written. A session with a file resumes here after `kill -9`; a smaller one may be forgotten.
+    ///
+    /// # Errors
+    /// `Refused` and `Io`, and then the session is gone.
+    pub async fn acknowledge(mut self, now_ms: u64) -> Result<UploadStatus, UploadError> {
+        match self.settle_and_log(now_ms).await {
+            Ok(()) => Ok(UploadStatus { id: self.id, offset_bytes: self.offset_bytes() }),
+            Err(error) => Err(self.fail(error).await),
+        }
+    }
+
+    async fn settle_and_log(&mut self, now_ms: u64) -> Result<(), UploadError> {
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        let Some(solo) = data.solo.as_mut() else { return Ok(()) };
+        solo.submit_partial(&self.engine, &data.tail);
+        solo.settle(1).await.map_err(write_error)?;
+        data.parked_bytes = data.tail.len();
+        self.log_state(now_ms).await
+    }
+
+    /// Ends the session: its bytes become a blob of the session's repository. Durable when this returns. Once the records are
+    /// enqueued the blob comes even when the future is dropped.
+    ///
+    /// # Errors
+    /// `Mismatch`: the session goes back to where it stood when it was opened. `Refused` and `Io`: the session is gone.
+    pub async fn commit(mut self, digest: &Digest, now_ms: u64) -> Result<BlobStat, UploadError> {
+        let actual = match self.digest(digest.algorithm()).await {
+            Ok(actual) => actual,
+            Err(error) => return Err(self.fail(error).await),
+        };
+        if actual != *digest {
+            self.rewind();
+            return match self.log_rewind(now_ms).await {
+                Ok(()) => Err(UploadError::Mismatch { actual }),
+                Err(error) => Err(self.fail(error).await),
+            };
+        }
+        match self.store(*digest, now_ms).await {
+            Ok(stat) => Ok(stat),
+            Err(error) => Err(self.fail(error).await),
+        }
+    }
+
+    /// The digest of the session's bytes; hashes them again when the session used another algorithm.
+    async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, UploadError> {
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        if algorithm == data.algorithm {
+            return Ok(data.hasher.clone().finish());
+        }
+        let mut hasher = Hasher::new(algorithm);
+        if let Some(solo) = data.solo.as_mut() {
+            solo.settle(1).await.map_err(write_error)?;
+            let (file, len_bytes) = (solo.file(), solo.written_bytes);
+            let hashed = self.engine.pool.run(move || rehash(&*file, hasher, 0, len_bytes));
+            hasher = hashed.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Io)?;
+        }
+        hasher.update(&data.tail);
+        Ok(hasher.finish())
+    }
+
+    async fn store(&mut self, digest: Digest, now_ms: u64) -> Result<BlobStat, UploadError> {
+        let engine = Arc::clone(&self.engine);
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        let len_bytes = data.offset_bytes;
+        let mut payload = Bytes::new();
+        let body = match data.solo.as_mut() {
+            Some(solo) => {
+                // Sealed and flushed even when the blob turns out to exist: how long an upload takes must not tell.
+                let sealed = solo.seal(&engine, &data.tail, len_bytes, digest).await;
+                let trailer = sealed.map_err(|error| solo_error(&engine, error))?;
+                Body::Solo { digest, len_bytes, segment: solo.segment, epoch: solo.epoch, trailer }
+            }
+            None => {
+                payload = Bytes::copy_from_slice(&data.tail);
+                let len_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                Body::Blob { digest, len_bytes, payload_offset_bytes: 0 }
+            }
+        };
+        let (exists, ticket) = self.enqueue_blob(digest, body, payload, now_ms)?;
+        // The blob is on its way: the session is over whether or not anybody waits for it.
+        let over = Over::new(&engine, self.id, self.data.take(), exists);
+        let outcome = engine.wait(ticket).await;
+        over.finish(outcome);
+        outcome?;
+        Ok(BlobStat { digest, len_bytes })
+    }
+
+    /// Enqueues the blob, or only its link when it exists. Says whether it does.
+    fn enqueue_blob(
+        &self,
+        digest: Digest,
+        body: Body,
+        payload: Bytes,
+        now_ms: u64,
+    ) -> Result<(bool, Ticket), Refusal> {
+        let engine = &self.engine;
+        let mut records = Vec::new();
+        let mut marks = Marks::default();
+        let mut shard = engine.locator.write(&digest);
+        let existing = shard.blobs.get_mut(&digest).filter(|blob| blob.is_served());
+        let exists = existing.is_some();
+        if exists {
+            marks.links_coming.push(digest);
+        } else {
+            records.push(NewRecord { body, payload });
+        }
+        let link = Body::Link { repository: self.repository, digest };
+        records.push(NewRecord { body: link, payload: Bytes::new() });
+        if self.data.as_ref().is_some_and(|data| data.is_logged) {
+            records.push(NewRecord { body: Body::SessionEnd { session: self.id }, payload: Bytes::new() });
+        }
+        let ticket = engine.log.enqueue(records, Purpose::Store, marks, now_ms)?;
+        if let Some(blob) = shard.blobs.get_mut(&digest).filter(|_| exists) {
+            blob.links_coming += 1;
+        }
+        engine.leases.grant(self.repository, &digest, now_ms);
+        Ok((exists, ticket))
+    }
+
+    /// Reads the unit being filled back from the file.
+    async fn unpark(&mut self) -> Result<(), UploadError> {
+        let Some(data) = self.data.as_mut() else { return Ok(()) };
+        let Some(solo) = data.solo.as_mut().filter(|_| data.parked_bytes > 0) else { return Ok(()) };
+        solo.settle(1).await.map_err(write_error)?;
+        let (file, offset, len) = (solo.file(), solo.written_bytes, data.parked_bytes);
+        let read = self.engine.pool.run(move || {
+            let mut buffer = AlignedBuffer::zeroed(aligned(len));
+            file.read_at(buffer.as_mut_slice(), PAYLOAD_OFFSET_BYTES + offset)?;
+            Ok(buffer.as_slice()[..len].to_vec())
+        });
+        data.tail = read.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Io)?;
+        data.parked_bytes = 0;
+        Ok(())
+    }
+
+    /// Ends the session because of `error`, where the error means that; frees its bytes.
+    async fn fail(&mut self, error: UploadError) -> UploadError {
+        let ends = match &error {
+            UploadError::Io(_) => true,
+            UploadError::Refused(Refusal::NoSpace | Refusal::Poisoned) => true,
+            // After a failed write there is a hole in the file, whatever the failure was called.
+            UploadError::Refused(_) => {
+                self.data.as_ref().and_then(|data| data.solo.as_ref()).is_some_and(|solo| solo.is_broken)
+            }
+            UploadError::Unknown
+            | UploadError::Busy
+            | UploadError::TooMany
+            | UploadError::Mismatch { .. }
+            | UploadError::TooLarge { .. } => false,
+        };
+        if ends && let Some(data) = self.data.take() {
+            self.engine.sessions.sub_memory(data.memory_bytes());
+            self.engine.sessions.remove(self.id);
+            // What cannot be recorded now is found again when the session expires.
+            let _ = end_file(&self.engine, self.id, *data, 0).await;
+        }
+        error
+    }
+
+    /// Ends the session and frees its bytes.
+    pub(crate) async fn abort(mut self, now_ms: u64) -> Result<(), UploadError> {
+        let Some(data) = self.data.take() else { return Err(UploadError::Unknown) };
+        self.engine.sessions.sub_memory(data.memory_bytes());
+        self.engine.sessions.remove(self.id);
+        Ok(end_file(&self.engine, self.id, *data, now_ms).await?)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(mut data) = self.data.take() else { return };
+        if let Some(solo) = data.solo.as_mut() {
+            // The unit being filled waits in the file, not in memory; whoever opens the session waits for the write.
+            if data.parked_bytes == 0 {
+                solo.submit_partial(&self.engine, &data.tail);
+                data.parked_bytes = data.tail.len();
+            }
+            data.tail = Vec::new();
+        }
+        self.engine.sessions.put_back(self.id, data);
+    }
+}
+
+impl Mark {
+    /// Keeps the unit that is being written out, when the mark lies within it.
+    fn keep(&mut self, unit: &[u8], unit_offset_bytes: u64) {
+        let within =
+            self.offset_bytes.checked_sub(unit_offset_bytes).and_then(|len| usize::try_from(len).ok());
+        if let Some(len) = within.filter(|len| *len < unit.len())
+            && self.tail.is_none()
+        {
+            self.tail = Some(unit[..len].to_vec());
+        }
+    }
+}
+
+/// A session whose blob is on its way. Dropped unfinished it cleans up as if the commit had succeeded: the log decides.
+struct Over {
+    engine: Arc<Engine>,
+    id: SessionId,
+    data: Option<Box<SessionData>>,
+}
+
+impl Over {
+    /// `exists` says that the blob existed, so that the file is not needed.
+    fn new(engine: &Arc<Engine>, id: SessionId, mut data: Option<Box<SessionData>>, exists: bool) -> Over {
+        if let Some(solo) = data.as_mut().and_then(|data| data.solo.as_mut()).filter(|_| !exists) {
+            solo.keep();
+        }
+        Over { engine: Arc::clone(engine), id, data }
+    }
+
+    /// After a failure it is not certain that no record names the file: it is removed when it is. The log is told that the
+    /// session is over, as far as it takes anything in.
+    fn finish(mut self, outcome: Result<(), Refusal>) {
+        let Some(data) = self.data.as_mut().filter(|_| outcome.is_err()) else { return };
+        if let Some(solo) = data.solo.as_mut() {
+            solo.keep();
+            lock(&self.engine.abandoned).push(solo.segment);
+        }
+        if data.is_logged {
+            let record = NewRecord { body: Body::SessionEnd { session: self.id }, payload: Bytes::new() };
+            // Not at the cost of the reserve: it is for deletions, and a push that did not fit is no deletion.
+            drop(self.engine.log.enqueue(vec![record], Purpose::Store, Marks::default(), 0));
+        }
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.engine.sessions.remove(self.id);
+        if let Some(data) = &self.data {
+            self.engine.sessions.sub_memory(data.memory_bytes());
+        }
+    }
+}
+
+/// A session that is being looked at after a restart. Dropped in the middle it is as before.
+struct Reopening<'a> {
+    engine: &'a Arc<Engine>,
+    id: SessionId,
+    is_done: bool,
+}
+
+impl Reopening<'_> {
+    fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Reopening<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.engine.sessions.put_back_stored(self.id);
+        }
+    }
+}
+
+/// Ends what the log knows of a session, then removes its file.
+async fn end_file(
+    engine: &Arc<Engine>,
+    id: SessionId,
+    mut data: SessionData,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    if let Some(solo) = data.solo.as_mut() {
+        // No write may reach the file's blocks when they belong to another file already.
+        drop(solo.settle(1).await);
+    }
+    // The log may know a session whose file was lost.
+    if data.is_logged {
+        let record = NewRecord { body: Body::SessionEnd { session: id }, payload: Bytes::new() };
+        let ticket = engine.log.enqueue(vec![record], Purpose::Reclaim, Marks::default(), now_ms)?;
+        engine.wait(ticket).await?;
+    }
+    // With the data goes the writer, and with the writer the file.
+    Ok(())
+}
+
+/// Takes up a session that the log knows: at the acknowledged offset when the file still holds what was hashed, else at the
+/// durable one.
+async fn load(engine: &Arc<Engine>, logged: Logged) -> (Box<SessionData>, Result<(), UploadError>) {
+    let record = logged.record;
+    let mut data = Box::new(SessionData::new(record.algorithm));
+    data.is_logged = true;
+    let (reading, reader) = (record.clone(), Arc::clone(engine));
+    let loaded = engine.pool.run(move || read_back(&reader, &reading));
+    match loaded.await.unwrap_or_else(|| Err(closing())) {
+        Ok(Some((mut solo, hasher, offset_bytes))) => {
+            solo.adopt();
+            data.parked_bytes = usize::try_from(offset_bytes - solo.written_bytes).unwrap_or(0);
+            data.logged_blocks = solo.crcs.len().min(record.crcs.len());
+            data.solo = Some(solo);
+            data.hasher = hasher;
+            data.offset_bytes = offset_bytes;
+            data.logged_bytes = record.acknowledged.offset_bytes;
+            data.durable = record.durable;
+            (data, Ok(()))
+        }
+        // The file's name was not durable: nothing was, and the client starts at 0. The log is told with the first write.
+        Ok(None) => {
+            data.logged_bytes = 0;
+            (data, Ok(()))
+        }
+        Err(error) => {
+            // The session ends, and nobody else will come for its file.
+            engine.remove_solo(record.segment);
+            (data, Err(UploadError::Io(error)))
+        }
+    }
+}
+
+/// The file of a session, with the hasher and offset to go on from; `None` when the file is gone.
+fn read_back(engine: &Arc<Engine>, record: &SessionRecord) -> io::Result<Option<(SoloWriter, Hasher, u64)>> {
+    let opened = SoloWriter::reopen(engine, record.segment, record.epoch, 0, record.crcs.clone());
+    let mut solo = match opened {
+        Ok(solo) => solo,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let file = solo.file();
+    let (from, from_bytes) = match Hasher::restore(&record.durable.state) {
+        Some(hasher) => (hasher, record.durable.offset_bytes),
+        None => (Hasher::new(record.algorithm), 0),
+    };
+    let to_bytes = record.acknowledged.offset_bytes;
+    let acknowledged = rehash(&*file, from.clone(), from_bytes, to_bytes);
+    let (hasher, offset_bytes) = match acknowledged {
+        Ok(hasher) if hasher.export() == record.acknowledged.state => (hasher, to_bytes),
+        // Power was lost behind the durable offset. BLAKE3 has no state to go on from and hashes again.
+        Ok(_) | Err(_) if from_bytes == record.durable.offset_bytes => (from, from_bytes),
+        Ok(_) | Err(_) => {
+            let durable_bytes = record.durable.offset_bytes;
+            (rehash(&*file, from, from_bytes, durable_bytes)?, durable_bytes)
+        }
+    };
+    solo.written_bytes = u64::MAX;
+    solo.rewind(offset_bytes);
+    let blocks = usize::try_from(solo.written_bytes / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
+    if solo.crcs.len() < blocks {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "checksums of the session are missing in the log",
+        ));
+    }
+    Ok(Some((solo, hasher, offset_bytes)))
+}
+
+/// Hashes stored bytes again. Blocks on the disk.
+fn rehash(file: &dyn File, mut hasher: Hasher, from_bytes: u64, to_bytes: u64) -> io::Result<Hasher> {
+    let mut buffer = AlignedBuffer::zeroed(REHASH_BYTES);
+    let unit = REHASH_BYTES as u64;
+    let mut offset = from_bytes;
+    while offset < to_bytes {
+        let start = offset / unit * unit;
+        let end = (start + unit).min(to_bytes);
+        let len = aligned(usize::try_from(end - start).unwrap_or(REHASH_BYTES));
+        file.read_at(&mut buffer.as_mut_slice()[..len], PAYLOAD_OFFSET_BYTES + start)?;
+        let from = usize::try_from(offset - start).unwrap_or(0);
+        let to = usize::try_from(end - start).unwrap_or(0);
+        hasher.update(&buffer.as_slice()[from..to]);
+        offset = end;
+    }
+    Ok(hasher)
+}
+
+fn closing() -> io::Error {
+    io::Error::other("the store is closing")
+}
+
+/// A failed write harms its upload alone.
+fn write_error(error: io::Error) -> UploadError {
+    refusal_of(&error).map_or(UploadError::Io(error), UploadError::Refused)
+}
+
+/// A failed flush has poisoned the store; anything else harms the upload alone.
+fn solo_error(engine: &Engine, error: io::Error) -> UploadError {
+    match engine.health.refusal() {
+        Some(Refusal::Poisoned) => UploadError::Refused(Refusal::Poisoned),
+        _ => write_error(error),
+    }
+}

@@ -1,0 +1,23 @@
+//! The engine against its reference model: histories of operations on every back end, crashes at every write, faults, rot.
+//!
+//! `TAFFRAIL_SEED` repeats a run (every failure prints it), `TAFFRAIL_CRASH_POINTS` and `TAFFRAIL_CRASH_SECONDS` lengthen
+//! the crash sweep. A failure also prints the smallest history that was found for it, to be pasted into `regressions.rs`.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "an answer that was not expected is reported whole")]
+
+mod budget;
+mod canary;
+mod catalog;
+mod concurrent;
+mod corruption;
+mod crash;
+mod differential;
+mod faults;
+mod hangups;
+mod limits;
+mod operation;
+mod reference;
+mod regressions;
+mod watched;
+mod world;

@@ -1,0 +1,41 @@
+//! Histories that once failed, as they were printed. Each is headed by what broke and why.
+
+use taffrail_blobstore::disk::sim::SimDisk;
+
+use crate::crash::sweep;
+use crate::operation::Op::{self, *};
+use crate::world::World;
+
+/// Runs a history, drains the store, and crashes everywhere in it.
+fn holds(history: &[Op]) {
+    let mut world = World::on_sim(&SimDisk::new()).unwrap();
+    world.run(history).and_then(|()| world.drain()).unwrap_or_else(|error| panic!("{error}"));
+    for seed in 0..3 {
+        sweep(history, seed).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// A session that had lost its file to power loss was ended in memory alone: no SESSION END was logged, so that it came
+/// back with the next opening and kept its log segment for ever.
+#[test]
+fn a_session_that_lost_its_file_ends_for_good() {
+    holds(&[
+        Begin { slot: 0, repository: 0, blob: 11 },
+        Write { slot: 0, bytes: 1_048_577 },
+        PowerLoss { seed: 59_363 },
+        Abort { slot: 0 },
+        Reopen,
+    ]);
+}
+
+/// The test's own mistake: while a session is being started over it holds nothing, and may be forgotten like any other
+/// that holds nothing.
+#[test]
+fn a_session_that_is_started_over_may_be_forgotten() {
+    holds(&[
+        Begin { slot: 0, repository: 1, blob: 11 },
+        Write { slot: 0, bytes: 1_048_577 },
+        Restart { slot: 0, blob: 11, bytes: 1_048_577 },
+        Commit { slot: 0 },
+    ]);
+}
