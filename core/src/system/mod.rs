@@ -1,0 +1,3 @@
+//! What the registry says of itself.
+
+pub mod api;
