@@ -1,0 +1,111 @@
+//! What the jobs have done since the start, for metrics and tests.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts since the start; only [`Counters::missing`] is a state.
+#[derive(Debug, Default)]
+pub struct Counters {
+    unlinked: AtomicU64,
+    put_off: AtomicU64,
+    expired: AtomicU64,
+    collected_blobs: AtomicU64,
+    collected_bytes: AtomicU64,
+    collected_segments: AtomicU64,
+    checkpoints: AtomicU64,
+    passes: AtomicU64,
+    unclaimed: AtomicU64,
+    given_up: AtomicU64,
+    missing: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// Declares how a counter is read and how a job adds to it.
+macro_rules! counter {
+    ($(#[$doc:meta])* $field:ident, $add:ident) => {
+        $(#[$doc])*
+        pub fn $field(&self) -> u64 {
+            self.$field.load(Ordering::Relaxed)
+        }
+
+        pub(crate) fn $add(&self, more: u64) {
+            self.$field.fetch_add(more, Ordering::Relaxed);
+        }
+    };
+}
+
+/// The same for a number that each pass over everything replaces.
+macro_rules! gauge {
+    ($(#[$doc:meta])* $field:ident, $set:ident) => {
+        $(#[$doc])*
+        pub fn $field(&self) -> u64 {
+            self.$field.load(Ordering::Relaxed)
+        }
+
+        pub(crate) fn $set(&self, now: u64) {
+            self.$field.store(now, Ordering::Relaxed);
+        }
+    };
+}
+
+impl Counters {
+    counter!(
+        /// Links that were dropped because a deletion left them without any name.
+        unlinked,
+        add_unlinked
+    );
+    counter!(
+        /// Attempts to drop a link that the engine refused (leased, pinned, or newer); tried again later.
+        put_off,
+        add_put_off
+    );
+    counter!(
+        /// Upload sessions that were ended because nobody used them.
+        expired,
+        add_expired
+    );
+    counter!(
+        /// Blobs whose bytes were given back.
+        collected_blobs,
+        add_collected_blobs
+    );
+    counter!(
+        /// Their bytes.
+        collected_bytes,
+        add_collected_bytes
+    );
+    counter!(
+        /// Log segments that were given back.
+        collected_segments,
+        add_collected_segments
+    );
+    counter!(
+        /// Checkpoints written.
+        checkpoints,
+        add_checkpoints
+    );
+    counter!(
+        /// Reconciliations that went through.
+        passes,
+        add_passes
+    );
+    gauge!(
+        /// Links that nothing names, as the last reconciliation found.
+        unclaimed,
+        set_unclaimed
+    );
+    counter!(
+        /// Links that were given up because nothing named them for long.
+        given_up,
+        add_given_up
+    );
+    gauge!(
+        /// Names without link, as the last reconciliation found: damage.
+        missing,
+        set_missing
+    );
+    counter!(
+        /// Rounds that failed.
+        failures,
+        add_failures
+    );
+}

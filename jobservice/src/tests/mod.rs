@@ -1,0 +1,8 @@
+//! The jobs over a simulated disk and a database file, with a clock that stands still.
+
+mod deletions;
+mod interrupted;
+mod reconciliation;
+mod running;
+mod upkeep;
+mod world;
