@@ -1,0 +1,130 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+use crate::config::{Config, ConfigError, Environment, Source};
+
+/// Taffrail, a container registry.
+#[derive(Debug, Parser)]
+#[command(name = "taffrail", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the registry.
+    Serve(Place),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Administer a data directory while the registry is stopped.
+    #[command(subcommand)]
+    Admin(AdminCommand),
+}
+
+/// What can be done with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether the configuration is good; exit 1 and say why when it is not.
+    Check(Place),
+    /// Print every value in force as YAML, with secrets masked.
+    Show(Place),
+    /// Print the reference page of all keys, in Markdown.
+    Reference,
+}
+
+/// What can be done offline.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// Give the administrator a new password.
+    ResetPassword(ResetPassword),
+}
+
+/// Options of `admin reset-password`.
+#[derive(Debug, Args)]
+pub(crate) struct ResetPassword {
+    /// The user whose password is reset.
+    #[arg(long, default_value = "admin")]
+    pub(crate) user: String,
+    /// Draw a random password and print it, instead of reading one line from standard input.
+    #[arg(long)]
+    pub(crate) generate: bool,
+    /// Which data directory.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Which configuration and which data: the options that all commands share.
+#[derive(Debug, Args, Default)]
+pub(crate) struct Place {
+    /// Address and port to listen on [default: 127.0.0.1:5000].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Data directory [default: ./taffrail-data].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Configuration file, YAML.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl Place {
+    /// The configuration that these options, the environment and the file make.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub(crate) fn load(&self, environment: &Environment) -> Result<Config, ConfigError> {
+        let mut line = Source::command_line();
+        if let Some(listen) = self.listen {
+            line.push("server.listen", Value::from(listen.to_string()));
+        }
+        if let Some(dir) = &self.data_dir {
+            line.push("storage.data_dir", Value::from(dir.to_string_lossy().into_owned()));
+        }
+        Config::load(self.config.as_deref(), environment, line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_takes_address_directory_and_file() {
+        let cli = Cli::try_parse_from([
+            "taffrail",
+            "serve",
+            "--listen",
+            "127.0.0.1:7",
+            "--data-dir",
+            "/d",
+            "--config",
+            "/c.yaml",
+        ])
+        .unwrap();
+        let Command::Serve(place) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(place.listen, Some("127.0.0.1:7".parse().unwrap()));
+        assert_eq!(place.data_dir, Some(PathBuf::from("/d")));
+        assert_eq!(place.config, Some(PathBuf::from("/c.yaml")));
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_refused() {
+        assert!(Cli::try_parse_from(["taffrail", "serve", "--listen", "localhost"]).is_err());
+    }
+}

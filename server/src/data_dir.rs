@@ -1,0 +1,223 @@
+//! The data directory: what lies where in it, and that it belongs to us alone.
+//!
+//! ```text
+//! DIR/store/                    the storage engine (docs/format.md)
+//! DIR/catalog/taffrail.db       SQLite: names, users, projects
+//! DIR/keys/                     token signing keys
+//! DIR/tls/                      a self-made certificate
+//! DIR/initial-admin-password    until somebody has read it
+//! ```
+//!
+//! What must stay true: files are made 0600 and folders 0700; a directory that others may write to is refused (S-113).
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Bits of a mode by which somebody else may write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// Bits of a mode by which anybody may read.
+const OPEN_TO_ALL: u32 = 0o007;
+
+/// Why the data directory is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum DataDirError {
+    /// Cannot be made or looked at.
+    #[error("cannot use the data directory {path}: {source}")]
+    Io {
+        /// Which.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others may write to it.
+    #[error(
+        "the data directory {path} has mode {mode:04o}: others may write to it. Make it yours alone: chmod 700 {path}"
+    )]
+    Writable {
+        /// Which.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A private file that all may read.
+    #[error("the private key {path} has mode {mode:04o}: everybody may read it. chmod 600 {path}")]
+    KeyOpen {
+        /// Which.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// A data directory that has been looked at.
+#[derive(Debug, Clone)]
+pub(crate) struct DataDir {
+    root: PathBuf,
+}
+
+impl DataDir {
+    /// Opens the directory, or makes it with its parents.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) fn open_or_create(root: &Path) -> Result<Self, DataDirError> {
+        let failed = |source| DataDirError::Io { path: root.display().to_string(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        let dir = Self::open(root)?;
+        // After the look: nothing is made in a directory that is refused.
+        for folder in ["catalog", "keys"] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir.root.join(folder))
+                .map_err(failed)?;
+        }
+        Ok(dir)
+    }
+
+    /// Opens an existing directory.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
+        let failed = |source| DataDirError::Io { path: root.display().to_string(), source };
+        let root = root.canonicalize().map_err(failed)?;
+        let metadata = fs::metadata(&root).map_err(failed)?;
+        if !metadata.is_dir() {
+            return Err(failed(io::ErrorKind::NotADirectory.into()));
+        }
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & WRITABLE_BY_OTHERS != 0 {
+            return Err(DataDirError::Writable { path: root.display().to_string(), mode });
+        }
+        Ok(Self { root })
+    }
+
+    /// The directory itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The storage engine's folder.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// The catalog's file; its folder is made with the directory.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.root.join("catalog/taffrail.db")
+    }
+
+    /// The folder of the token signing keys.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.root.join("keys")
+    }
+
+    /// The folder of the self-made certificate.
+    pub(crate) fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
+    /// The file of the first password.
+    pub(crate) fn initial_admin_password(&self) -> PathBuf {
+        self.root.join("initial-admin-password")
+    }
+}
+
+/// Writes a file that only we may read, whole or not at all: to a neighbour first, synced, then renamed.
+///
+/// # Errors
+/// Whatever the operating system says.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut neighbour = path.as_os_str().to_owned();
+    neighbour.push(".new");
+    let neighbour = PathBuf::from(neighbour);
+    // A leftover of a crash may have another mode; a mode is given at creation only.
+    match fs::remove_file(&neighbour) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&neighbour)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&neighbour, path)?;
+    match path.parent() {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a private key that everybody on the machine may read. Its group may: certificates are often shared that way.
+///
+/// # Errors
+/// See [`DataDirError`].
+pub(crate) fn check_key_mode(path: &Path) -> Result<(), DataDirError> {
+    let metadata =
+        fs::metadata(path).map_err(|source| DataDirError::Io { path: path.display().to_string(), source })?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & OPEN_TO_ALL != 0 {
+        return Err(DataDirError::KeyOpen { path: path.display().to_string(), mode });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn s_113_a_directory_that_others_may_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o770, 0o720, 0o702] {
+            chmod(dir.path(), mode);
+            let error = DataDir::open(dir.path()).unwrap_err();
+            assert!(matches!(error, DataDirError::Writable { .. }), "{mode:o}: {error}");
+        }
+        for mode in [0o700, 0o750, 0o755] {
+            chmod(dir.path(), mode);
+            DataDir::open(dir.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn s_113_a_key_that_everybody_may_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        fs::write(&key, "k").unwrap();
+        chmod(&key, 0o644);
+        assert!(matches!(check_key_mode(&key), Err(DataDirError::KeyOpen { mode: 0o644, .. })));
+        for mode in [0o600, 0o640, 0o400] {
+            chmod(&key, mode);
+            check_key_mode(&key).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_private_file_is_private_also_when_a_crash_left_its_neighbour_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        fs::write(dir.path().join("secret.new"), "old").unwrap();
+        chmod(&dir.path().join("secret.new"), 0o644);
+        write_private(&path, b"new").unwrap();
+        write_private(&path, b"newer").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newer");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_directory_is_ours_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b");
+        DataDir::open_or_create(&root).unwrap();
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

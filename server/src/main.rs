@@ -1,0 +1,73 @@
+//! The binary `taffrail`: configuration, wiring, listeners, TLS, drain, metrics.
+//!
+//! Start at [`serve::run`]. Time, randomness, environment and command line enter here and are passed inwards.
+
+mod admin;
+mod ambient;
+mod cli;
+mod config;
+mod connection;
+mod data_dir;
+mod drain;
+mod first_password;
+mod framing;
+mod gate;
+mod health;
+mod listen;
+mod log;
+mod metrics;
+mod peer;
+mod request;
+mod request_id;
+mod routes;
+mod serve;
+mod store;
+mod supervisor;
+mod tls;
+mod vitals;
+mod wire;
+mod wiring;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use cli::{AdminCommand, Cli, Command, ConfigCommand};
+use config::Environment;
+
+/// Many small, short-lived buffers on many threads: the system's allocator keeps too much of them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "taffrail: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let environment = Environment::of_process();
+    let mut out = std::io::stdout();
+    match cli.command {
+        Command::Serve(place) => return serve::run(&place.load(&environment)?),
+        Command::Config(ConfigCommand::Check(place)) => {
+            place.load(&environment)?;
+            writeln!(out, "the configuration is good")?;
+        }
+        Command::Config(ConfigCommand::Show(place)) => {
+            let shown = place.load(&environment)?.show();
+            write!(out, "{}", serde_saphyr::to_string(&shown).context("cannot write YAML")?)?;
+        }
+        Command::Config(ConfigCommand::Reference) => write!(out, "{}", config::reference::markdown())?,
+        Command::Admin(AdminCommand::ResetPassword(options)) => {
+            admin::reset_password(&options, &environment)?
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,110 @@
+//! The storage engine as the server runs it: opened before anything else, watched, and closed last.
+//!
+//! What must stay true: a store that failed (poisoned) lets reads go on for one drain period, then the process ends with an
+//! error, so that a supervisor starts it anew and the store recovers (docs/operations/damage.md). A store that is damaged
+//! (read-only) is served as it is: a new start would change nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use taffrail_blobstore::disk::threads::ThreadsDisk;
+use taffrail_blobstore::{Options, Store, StoreState, Threading};
+
+use crate::ambient;
+use crate::config::Config;
+use crate::drain::Drain;
+use crate::supervisor;
+
+/// How often the store is asked for its state. A failed store refuses writes by itself; this only ends the process.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Storage threads for each processor, when nobody configures them: they wait for the disk most of the time.
+const THREADS_PER_PROCESSOR: usize = 4;
+/// Storage threads at least.
+const THREADS_MIN: usize = 8;
+
+/// Opens the store in `folder`, or makes it.
+///
+/// # Errors
+/// When another process has it (the error names that process), or the disk fails.
+pub(crate) fn open(folder: &Path, config: &Config) -> anyhow::Result<Store> {
+    let disk =
+        ThreadsDisk::open_or_create(folder).with_context(|| format!("cannot use {}", folder.display()))?;
+    let store = Store::open(Arc::new(disk), options(config), ambient::now_ms())
+        .with_context(|| format!("cannot open the store in {}", folder.display()))?;
+    match store.state() {
+        StoreState::Writable => {}
+        StoreState::ReadOnly { damage } => {
+            tracing::error!(
+                places = damage.len(),
+                "the log is damaged: pulls go on, pushes are refused until `taffrail-fsck repair` has run"
+            );
+            for damage in damage.iter().take(100) {
+                tracing::error!(%damage, "lost");
+            }
+        }
+        StoreState::Poisoned { reason } => tracing::error!(reason, "the store failed while it was opened"),
+    }
+    Ok(store)
+}
+
+fn options(config: &Config) -> Options {
+    let millis = |secs: u64| secs.saturating_mul(1000);
+    let count = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let mut options = Options::new(ambient::random_bytes());
+    options.segment_bytes = config.storage.segment_bytes;
+    options.reserve_bytes = config.storage.reserve_bytes;
+    options.lease_ms = millis(config.storage.lease_secs);
+    options.grace_ms = millis(config.storage.grace_secs);
+    options.session_idle_ms = millis(config.uploads.idle_secs);
+    options.sessions_per_repository_max = count(config.uploads.per_repository_max);
+    options.sessions_max = count(config.uploads.total_max);
+    options.session_memory_bytes_max = config.uploads.memory_bytes_max;
+    options.blob_bytes_max = config.uploads.blob_bytes_max;
+    options.threading = Threading::Pool { storage_threads: threads(count(config.storage.threads)) };
+    options
+}
+
+fn threads(configured: usize) -> usize {
+    match configured {
+        0 => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            (processors * THREADS_PER_PROCESSOR).max(THREADS_MIN)
+        }
+        threads => threads,
+    }
+}
+
+/// Watches the store for as long as the process runs, and ends the process when it failed.
+pub(crate) async fn watch(store: std::sync::Weak<Store>, drain: Drain, patience: Duration) {
+    let mut pace = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        pace.tick().await;
+        let Some(state) = store.upgrade().map(|store| store.state()) else { return };
+        if let StoreState::Poisoned { reason } = state {
+            tracing::error!(
+                reason,
+                ends_in_secs = patience.as_secs(),
+                "a write or flush failed: nothing more is written, pulls go on until the process ends"
+            );
+            supervisor::status("the store failed; ending soon");
+            tokio::time::sleep(patience).await;
+            drain.begin_failed();
+            return;
+        }
+    }
+}
+
+/// Closes the store, so that the next start needs no recovery.
+pub(crate) fn close(store: Arc<Store>) {
+    match Arc::try_unwrap(store) {
+        Ok(store) => match store.close() {
+            Ok(()) => tracing::info!("the store is closed"),
+            Err(error) => {
+                tracing::warn!(%error, "the store was not closed cleanly; the next start recovers it")
+            }
+        },
+        Err(_) => tracing::warn!("the store is still in use; the next start recovers it"),
+    }
+}
