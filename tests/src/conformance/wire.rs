@@ -1,13 +1,13 @@
 //! Requests as the conformance program sends them, and what is held against an answer.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::convert::Infallible;
 
 use anyhow::{Context as _, Result};
-use reqwest::Method;
-use reqwest::blocking::{Body, Client};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Body, Client, Method};
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 use super::data::DataSet;
 
@@ -155,8 +155,12 @@ pub(super) fn with_query(path: &str, name: &str, value: &str) -> String {
 /// The connection to the registry: its tokens are cached by repository and kind of request, as the program does it.
 /// A request for a mount therefore carries the token of earlier pushes, whose scope does not name the other
 /// repository.
+///
+/// The client is not the blocking one: given a body of unknown length, that one reports a failed send when the answer comes
+/// before the end of the body, which is how a refusal comes.
 #[derive(Debug)]
 pub(super) struct Wire {
+    runtime: Runtime,
     http: Client,
     base: String,
     user: (String, String),
@@ -166,7 +170,8 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(base: &str, user: (String, String)) -> Result<Self> {
         let http = Client::builder().no_proxy().timeout(std::time::Duration::from_secs(60)).build()?;
-        Ok(Self { http, base: base.to_owned(), user, tokens: BTreeMap::new() })
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { runtime, http, base: base.to_owned(), user, tokens: BTreeMap::new() })
     }
 
     /// Sends a request; signs in and repeats it once if the answer is 401.
@@ -203,14 +208,19 @@ impl Wire {
         let request = match (ask.length, &ask.method) {
             (_, &Method::GET | &Method::HEAD | &Method::DELETE) => request,
             (Length::Known, _) => request.body(ask.body.to_vec()),
-            (Length::Unknown, _) => request.body(Body::new(Cursor::new(ask.body.to_vec()))),
+            (Length::Unknown, _) => {
+                let whole = std::future::ready(Ok::<_, Infallible>(ask.body.to_vec()));
+                request.body(Body::wrap_stream(futures_util::stream::once(whole)))
+            }
         };
-        let answer = request.send()?;
-        Ok(Reply {
-            asked: format!("{} {}", ask.method, ask.path),
-            status: answer.status().as_u16(),
-            headers: answer.headers().clone(),
-            body: answer.bytes()?.to_vec(),
+        self.runtime.block_on(async {
+            let answer = request.send().await?;
+            Ok(Reply {
+                asked: format!("{} {}", ask.method, ask.path),
+                status: answer.status().as_u16(),
+                headers: answer.headers().clone(),
+                body: answer.bytes().await?.to_vec(),
+            })
         })
     }
 
@@ -230,9 +240,9 @@ impl Wire {
             .into_iter()
             .filter_map(|name| parameter(name).map(|value| (name, value)))
             .collect();
-        let answer =
-            self.http.get(realm).query(&query).header("authorization", format!("Basic {pair}")).send()?;
-        let body: Value = serde_json::from_str(&answer.error_for_status()?.text()?)?;
+        let request = self.http.get(realm).query(&query).header("authorization", format!("Basic {pair}"));
+        let body: Value =
+            self.runtime.block_on(async { request.send().await?.error_for_status()?.json().await })?;
         let token = body["access_token"].as_str().or(body["token"].as_str()).context("a token")?;
         Ok(format!("Bearer {token}"))
     }
