@@ -116,6 +116,12 @@ fn run_all(steps: &[Step]) -> Result<Vec<Done>> {
 
 /// Prints the summary; an error when something failed, or was skipped where nothing may be.
 fn finish(done: &[Done]) -> Result<()> {
+    for step in done.iter().filter(|step| !step.reason.is_empty()) {
+        println!("\n=== why {} failed", step.name);
+        for line in &step.reason {
+            println!("{line}");
+        }
+    }
     println!("\n=== summary");
     let mut total = Tally::default();
     for step in done {

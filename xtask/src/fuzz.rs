@@ -46,6 +46,8 @@ fn step(target: &str, seconds: u32) -> Step {
         .to_vec(),
         env: Vec::new(),
         count: Count::Step,
+        // The fuzzer writes a line for each input that it keeps.
+        quiet: true,
     }
 }
 

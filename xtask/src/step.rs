@@ -1,11 +1,17 @@
-//! One check: a command, run with its output passed on, and a count of what passed in it.
+//! One check: a command, run with its output passed on, a count of what passed in it, and what it said of a failure.
 
-use std::io::{BufRead as _, BufReader};
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+
+/// Lines of a failed step that the summary repeats. A log is often kept by its end only, and the reason of a failure
+/// must be in it.
+const REASON_LINES: usize = 120;
 
 /// A check that has not been run.
 #[derive(Debug, Clone)]
@@ -20,6 +26,8 @@ pub(crate) struct Step {
     pub(crate) env: Vec<(String, String)>,
     /// How to count what it checked.
     pub(crate) count: Count,
+    /// Whether what it writes to its standard error is shown only when it fails.
+    pub(crate) quiet: bool,
 }
 
 /// How a step's checks are counted.
@@ -53,6 +61,8 @@ pub(crate) struct Done {
     pub(crate) took: Duration,
     /// The `SKIPPED` lines of its tests.
     pub(crate) skips: Vec<String>,
+    /// Why it failed: what its failed tests said, or else its last lines. Empty when nothing failed.
+    pub(crate) reason: Vec<String>,
 }
 
 impl Step {
@@ -64,6 +74,7 @@ impl Step {
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: Vec::new(),
             count: Count::Step,
+            quiet: false,
         }
     }
 
@@ -92,25 +103,46 @@ impl Step {
             .env("RUST_LIB_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {}", self.program))?;
+        let stderr = child.stderr.take().context("the step's standard error")?;
+        let quiet = self.quiet;
+        let complaints = thread::spawn(move || {
+            let mut last = Tail::default();
+            each_line(stderr, |line| {
+                if !quiet {
+                    eprintln!("{line}");
+                }
+                last.push(line);
+            })
+            .map(|()| last)
+        });
         let mut counted = Tally::default();
-        let stdout = child.stdout.take().context("the step's output")?;
-        for line in BufReader::new(stdout).split(b'\n') {
-            let line = String::from_utf8_lossy(&line?).into_owned();
+        let mut failures = Failures::default();
+        each_line(child.stdout.take().context("the step's output")?, |line| {
             println!("{line}");
             if let Some(result) = Tally::of_test_result(&line) {
                 counted = counted + result;
             }
-        }
+            failures.read(line);
+        })?;
         let good = child.wait()?.success();
+        let complaints =
+            complaints.join().map_err(|_| anyhow::anyhow!("reading the standard error panicked"))??;
         let skips: Vec<String> =
             std::fs::read_to_string(skipped_file.path())?.lines().map(str::to_owned).collect();
+        let reason = match (good, failures.said.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, false) => failures.said.0.into(),
+            (false, true) => complaints.0.into(),
+        };
         Ok(Done {
             name: self.name.clone(),
             tally: self.tally(good, counted, skips.len() as u64),
             took: started.elapsed(),
             skips,
+            reason,
         })
     }
 
@@ -126,6 +158,50 @@ impl Step {
             },
         }
     }
+}
+
+/// The last [`REASON_LINES`] lines of something.
+#[derive(Debug, Default)]
+struct Tail(VecDeque<String>);
+
+impl Tail {
+    fn push(&mut self, line: String) {
+        if self.0.len() == REASON_LINES {
+            self.0.pop_front();
+        }
+        self.0.push_back(line);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What the Rust test harness says of failed tests: the lines between `failures:` and `test result:`.
+#[derive(Debug, Default)]
+struct Failures {
+    inside: bool,
+    said: Tail,
+}
+
+impl Failures {
+    fn read(&mut self, line: String) {
+        if line == "failures:" {
+            self.inside = true;
+        } else if line.starts_with("test result: ") {
+            self.inside = false;
+        } else if self.inside && !line.is_empty() {
+            self.said.push(line);
+        }
+    }
+}
+
+/// Calls `take` for each line of `source`; bytes that are no UTF-8 are replaced.
+fn each_line(source: impl Read, mut take: impl FnMut(String)) -> Result<()> {
+    for line in BufReader::new(source).split(b'\n') {
+        take(String::from_utf8_lossy(&line?).into_owned());
+    }
+    Ok(())
 }
 
 impl Tally {
@@ -179,5 +255,20 @@ mod tests {
     fn a_step_that_fails_is_counted_as_failed() {
         let step = Step { program: "false".to_owned(), ..Step::cargo("false", &[]) };
         assert_eq!(step.run().unwrap().tally, Tally { passed: 0, failed: 1, skipped: 0 });
+    }
+
+    #[test]
+    fn a_failed_step_says_why_and_a_good_one_says_nothing() {
+        let shell = |script: &str| Step {
+            program: "sh".to_owned(),
+            args: vec!["-c".to_owned(), script.to_owned()],
+            quiet: true,
+            ..Step::tests("x", &[])
+        };
+        let failed = "echo failures:; echo; echo 'it broke'; echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'; exit 1";
+        assert_eq!(shell(failed).run().unwrap().reason, ["it broke"]);
+        let died = "echo 'no such crate' >&2; exit 1";
+        assert_eq!(shell(died).run().unwrap().reason, ["no such crate"]);
+        assert!(shell("echo fine >&2").run().unwrap().reason.is_empty());
     }
 }
