@@ -4,7 +4,7 @@
 //! The program itself is run by `tests/conformance.rs` where it is installed, and it is the judge. This is for
 //! machines that cannot have it, and for a quicker answer with the failed request at hand. The demands, their order
 //! and their counting follow the program, so that the totals of the two can be held against each other. On distribution
-//! 2.8.2 with its default validation they agree in every column: 703 passed, 99 failed, 44 skipped, 2 disabled for 1.1,
+//! 2.8.2 with its default validation and `storage.delete.enabled` they agree in every column: 703 passed, 99 failed, 44 skipped, 2 disabled for 1.1,
 //! and 776, 153, 61, 0 for the development version. `cargo run -p taffrail-tests --example conformance` repeats that.
 //!
 //! A check ends as passed, failed, skipped (the registry chose not to have something optional) or disabled (the
