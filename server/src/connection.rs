@@ -14,7 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use taffrail_distribution::body::ResponseBody;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -23,7 +23,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::sections::Limits;
 use crate::drain::Drain;
+use crate::http2::{Blocks, Streams};
 use crate::metrics::Metrics;
+use crate::socket::Socket;
 use crate::vitals::{Overdue, Patience, Vitals};
 use crate::wire::Wire;
 
@@ -35,12 +37,6 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// A connection that idles for so long gives its buffers back (L-01). A busy client's next request comes sooner.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// Window of an HTTP/2 stream: one round trip of 10 ms at 100 MB/s.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Window of all streams of an HTTP/2 connection.
-const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-/// A peer that does not answer a ping for so long is gone.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// First byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 /// The answer to somebody who speaks plain HTTP to a TLS port.
@@ -56,6 +52,8 @@ pub(crate) struct Caller {
     pub(crate) secure: bool,
     /// What its connection is doing.
     pub(crate) vitals: Arc<Vitals>,
+    /// What the answers of its connection may hold, over HTTP/2. Over HTTP/1.1 there is one answer at a time.
+    pub(crate) blocks: Option<Blocks>,
 }
 
 /// An answer under way.
@@ -70,7 +68,7 @@ pub(crate) trait Answers: Send + Sync + 'static {
 /// Everything that connections of one listener share.
 pub(crate) struct Protocol {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<Streams>,
     tls: Option<TlsAcceptor>,
     patience: Patience,
     drain: Drain,
@@ -99,15 +97,7 @@ impl Protocol {
             // `vitals` times heads and idling, and tells them apart.
             .header_read_timeout(None)
             .timer(TokioTimer::new());
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2
-            .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX))
-            .max_concurrent_streams(u32::try_from(limits.streams_per_connection_max).unwrap_or(u32::MAX))
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .keep_alive_interval(Some(Duration::from_secs(limits.keep_alive_secs)))
-            .keep_alive_timeout(PING_TIMEOUT)
-            .timer(TokioTimer::new());
+        let http2 = crate::http2::builder(limits, head_bytes, &metrics);
         let patience = Patience {
             head: Duration::from_secs(limits.header_timeout_secs),
             keep_alive: Duration::from_secs(limits.keep_alive_secs),
@@ -126,14 +116,22 @@ impl Protocol {
     pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         // Answers are written whole; waiting for more to send would only delay their tails.
         let _ = stream.set_nodelay(true);
-        let Some(tls) = self.tls.clone() else { return self.serve_http1(stream, peer, false).await };
+        let vitals = Arc::new(Vitals::new(Instant::now()));
+        let caller = Caller { peer, secure: self.tls.is_some(), vitals, blocks: None };
+        let Some(tls) = self.tls.clone() else {
+            let socket = Socket::new(stream, Arc::clone(&caller.vitals));
+            return self.serve_http1(socket, &caller).await;
+        };
         // In boxes, so that a plain connection does not pay for the size of one with TLS.
-        match Box::pin(self.handshake(tls, stream)).await {
+        let stream = Box::pin(self.handshake(tls, stream, &caller.vitals)).await;
+        // The handshake had its own time.
+        caller.vitals.begins();
+        match stream {
             None => {}
             Some(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                Box::pin(self.serve_http2(stream, peer)).await;
+                Box::pin(self.serve_http2(stream, caller)).await;
             }
-            Some(stream) => Box::pin(self.serve_http1(stream, peer, true)).await,
+            Some(stream) => Box::pin(self.serve_http1(stream, &caller)).await,
         }
     }
 
@@ -141,7 +139,8 @@ impl Protocol {
         &self,
         tls: TlsAcceptor,
         mut stream: TcpStream,
-    ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+        vitals: &Arc<Vitals>,
+    ) -> Option<tokio_rustls::server::TlsStream<Socket<TcpStream>>> {
         let shaken = async {
             let mut first = [0];
             match stream.peek(&mut first).await {
@@ -150,7 +149,7 @@ impl Protocol {
                     linger(stream).await;
                     None
                 }
-                Ok(_) => tls.accept(stream).await.ok(),
+                Ok(_) => tls.accept(Socket::new(stream, Arc::clone(vitals))).await.ok(),
                 Err(_) => None,
             }
         };
@@ -165,25 +164,23 @@ impl Protocol {
         shaken
     }
 
-    fn requests(&self, peer: SocketAddr, secure: bool, vitals: &Arc<Vitals>) -> Requests {
-        let caller = Caller { peer, secure, vitals: Arc::clone(vitals) };
+    fn requests(&self, caller: Caller) -> Requests {
         Requests { answers: Arc::clone(&self.answers), caller }
     }
 
-    async fn serve_http1<S>(&self, stream: S, peer: SocketAddr, secure: bool)
+    async fn serve_http1<S>(&self, stream: S, caller: &Caller)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let vitals = Arc::new(Vitals::new(Instant::now()));
-        let mut wire = Wire::http1(stream, Arc::clone(&vitals));
+        let mut wire = Wire::http1(stream, Arc::clone(&caller.vitals));
         loop {
-            let requests = self.requests(peer, secure, &vitals);
+            let requests = self.requests(caller.clone());
             // In a box that is gone while the connection rests.
-            match Box::pin(self.converse(wire, requests, &vitals)).await {
+            match Box::pin(self.converse(wire, requests, &caller.vitals)).await {
                 Some(rested) => wire = rested,
                 None => return,
             }
-            if !self.rest(&mut wire, &vitals).await {
+            if !self.rest(&mut wire, &caller.vitals).await {
                 let _ = timeout(LINGER, wire.shutdown()).await;
                 return;
             }
@@ -234,13 +231,14 @@ impl Protocol {
         }
     }
 
-    async fn serve_http2<S>(&self, stream: S, peer: SocketAddr)
+    async fn serve_http2<S>(&self, stream: S, caller: Caller)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let vitals = Arc::new(Vitals::new(Instant::now()));
+        let vitals = Arc::clone(&caller.vitals);
         let wire = TokioIo::new(Wire::http2(stream, Arc::clone(&vitals)));
-        let mut http = pin!(self.http2.serve_connection(wire, self.requests(peer, true, &vitals)));
+        let caller = Caller { blocks: Some(Blocks::new()), ..caller };
+        let mut http = pin!(self.http2.serve_connection(wire, self.requests(caller)));
         // HTTP/2 keeps state between requests, so it does not rest.
         let patience = Patience { rest: self.patience.keep_alive, ..self.patience };
         self.drive(&vitals, &patience, |context, end_soon| {
@@ -250,6 +248,9 @@ impl Protocol {
             http.as_mut().poll(context)
         })
         .await;
+        if vitals.was_flooded() {
+            self.metrics.http2_floods.inc();
+        }
     }
 
     /// Polls a connection until it is done, is overdue, or is cut because the process ends. `poll` is told once that it
@@ -375,6 +376,12 @@ mod tests {
         }
     }
 
+    async fn serve(protocol: &Protocol, stream: tokio::io::DuplexStream, peer: SocketAddr) {
+        let vitals = Arc::new(Vitals::new(Instant::now()));
+        let socket = Socket::new(stream, Arc::clone(&vitals));
+        protocol.serve_http1(socket, &Caller { peer, secure: false, vitals, blocks: None }).await;
+    }
+
     fn protocol(metrics: &Arc<Metrics>) -> Protocol {
         let limits = Config::default().limits;
         Protocol::new(&limits, None, Drain::default(), Arc::clone(metrics), Arc::new(Large))
@@ -397,7 +404,7 @@ mod tests {
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
         let (mut client, server) = duplex(4096);
         let protocol = Arc::new(protocol(&metrics));
-        let serving = tokio::spawn(async move { protocol.serve_http1(server, peer, false).await });
+        let serving = tokio::spawn(async move { serve(&protocol, server, peer).await });
         for _ in 0..3 {
             client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
             let mut answer = Vec::new();
@@ -422,7 +429,7 @@ mod tests {
         let (mut client, server) = duplex(4096);
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let protocol = Arc::new(protocol(&metrics));
-        let serving = tokio::spawn(async move { protocol.serve_http1(server, peer, false).await });
+        let serving = tokio::spawn(async move { serve(&protocol, server, peer).await });
         // One buffer every 50 s is slow, but it is progress.
         for _ in 0..5 {
             client.read_exact(&mut [0; 4096]).await.unwrap();

@@ -1,10 +1,10 @@
 //! What one connection is doing, so that it can be ended when it does nothing for too long.
 //!
-//! Written by the wire (bytes arrive, bytes do not go out) and by the requests (one begins, one ends); read by the task that
-//! drives the connection. What must stay true: [`Vitals::deadline`] looks at what was written and at nothing else, so that a
-//! timer that fires late or early finds out by asking again.
+//! Written by the wire (heads arrive), by the socket (bytes do not go out) and by the requests (one begins, one ends); read by
+//! the task that drives the connection. What must stay true: [`Vitals::deadline`] looks at what was written and at nothing
+//! else, so that a timer that fires late or early finds out by asking again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -48,6 +48,7 @@ pub(crate) struct Vitals {
     idle_since: AtomicU64,
     requests_under_way: AtomicU64,
     requests_seen: AtomicU64,
+    flooded: AtomicBool,
 }
 
 impl Vitals {
@@ -60,6 +61,7 @@ impl Vitals {
             idle_since: AtomicU64::new(0),
             requests_under_way: AtomicU64::new(0),
             requests_seen: AtomicU64::new(0),
+            flooded: AtomicBool::new(false),
         }
     }
 
@@ -72,6 +74,11 @@ impl Vitals {
         if cell.load(Ordering::Relaxed) == NEVER {
             cell.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// Requests may come from now on.
+    pub(crate) fn begins(&self) {
+        self.idle_since.store(self.now(), Ordering::Relaxed);
     }
 
     /// The head of a request is under way, or not (any more).
@@ -109,6 +116,16 @@ impl Vitals {
                 self.head_since.store(now, Ordering::Relaxed);
             }
         }
+    }
+
+    /// The client sent more frames than it may.
+    pub(crate) fn flooded(&self) {
+        self.flooded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did.
+    pub(crate) fn was_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// Whether any request has begun.

@@ -1,11 +1,11 @@
-//! The byte stream of a connection: guarded, counted, watched.
+//! The byte stream of a connection, above TLS: guarded against what has two readings, and against floods.
 //!
 //! Between two requests the stream can be waited on without a buffer ([`Wire::wait_for_more`]), so that an idle connection costs
 //! little more than its socket.
 //!
-//! What must stay true: with a guard, no byte reaches the HTTP library that the guard has not followed, and after a refusal
-//! only one more byte does: a NUL, which is valid nowhere in a head, so that the library itself answers 400 in its place in
-//! the order of answers and ends the connection.
+//! What must stay true: no byte reaches the HTTP library that the guard has not followed, and after a refusal only what makes
+//! the library itself end the connection, in its place in the order of answers: for HTTP/1.1 a NUL, which is valid nowhere in
+//! a head and is answered 400; for HTTP/2 frames that are answered `ENHANCE_YOUR_CALM`.
 
 use std::io;
 use std::pin::Pin;
@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use crate::framing::{Guard, Verdict};
+use crate::http2::{CALM, Frames};
 use crate::vitals::Vitals;
 
 /// What the library is given in place of the rest of a head that is refused.
@@ -24,39 +26,43 @@ const POISON: &[u8] = b"\0";
 #[derive(Debug)]
 pub(crate) struct Wire<S> {
     stream: S,
-    // None for HTTP/2, whose frames say where they end.
-    guard: Option<Guard>,
+    guard: Follows,
     refused: bool,
-    stalled: Option<Stalled>,
-    // Bytes of the next request that ended a wait; the guard has not seen them yet.
+    // Bytes of the next request that ended a wait, which the guard has not seen yet; or what is left of a refusal.
     ahead: Option<Box<[u8]>>,
     vitals: Arc<Vitals>,
+}
+
+/// What a guard follows.
+#[derive(Debug)]
+enum Follows {
+    /// The requests of HTTP/1.1.
+    Requests(Guard),
+    /// The frames of HTTP/2. In a box, so that a connection of HTTP/1.1 is no larger for it.
+    Frames(Box<Frames>),
 }
 
 /// Bytes that end a wait, at most. A whole request of most clients, so that it costs no second read.
 const AHEAD_BYTES_MAX: usize = 1024;
 
-/// What the socket would not do last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stalled {
-    Write,
-    Flush,
-}
-
 impl<S> Wire<S> {
     /// Watches a stream of HTTP/1.1.
     pub(crate) fn http1(stream: S, vitals: Arc<Vitals>) -> Self {
-        Self { stream, guard: Some(Guard::default()), refused: false, stalled: None, ahead: None, vitals }
+        Self::new(stream, Follows::Requests(Guard::default()), vitals)
     }
 
     /// Watches a stream of HTTP/2.
     pub(crate) fn http2(stream: S, vitals: Arc<Vitals>) -> Self {
-        Self { stream, guard: None, refused: false, stalled: None, ahead: None, vitals }
+        Self::new(stream, Follows::Frames(Box::new(Frames::new(Instant::now()))), vitals)
+    }
+
+    fn new(stream: S, guard: Follows, vitals: Arc<Vitals>) -> Self {
+        Self { stream, guard, refused: false, ahead: None, vitals }
     }
 
     /// Whether the client may still be sending something that nobody will read.
     pub(crate) fn is_unfinished(&self) -> bool {
-        self.refused || self.guard.as_ref().is_some_and(|guard| !guard.is_between())
+        self.refused || matches!(&self.guard, Follows::Requests(guard) if !guard.is_between())
     }
 
     /// The stream itself.
@@ -106,38 +112,44 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.refused {
+        if this.refused && this.ahead.is_none() {
             // Not the end of the stream: that would cut an answer to an earlier request.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         std::task::ready!(this.poll_fill(context, buffer))?;
-        let Some(guard) = &mut this.guard else { return Poll::Ready(Ok(())) };
-        match guard.follow(buffer.filled().get(before..).unwrap_or_default()) {
-            Verdict::Fine => {}
-            Verdict::Refused(at) => {
-                buffer.set_filled(before + at);
-                buffer.put_slice(POISON);
-                this.refused = true;
+        if this.refused {
+            return Poll::Ready(Ok(()));
+        }
+        let came = buffer.filled().get(before..).unwrap_or_default();
+        let (verdict, refusal) = match &mut this.guard {
+            Follows::Requests(guard) => (guard.follow(came), POISON),
+            Follows::Frames(frames) => (frames.follow(came), CALM),
+        };
+        if let Verdict::Refused(at) = verdict {
+            buffer.set_filled(before + at);
+            this.refused = true;
+            this.ahead = Some(refusal.into());
+            if matches!(this.guard, Follows::Frames(_)) {
+                this.vitals.flooded();
+            }
+            if at == 0 || buffer.remaining() > 0 {
+                std::task::ready!(this.poll_fill(context, buffer))?;
             }
         }
-        this.vitals.head(guard.is_in_head());
+        if let Follows::Requests(guard) = &this.guard {
+            this.vitals.head(guard.is_in_head());
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S> Wire<S> {
-    /// Notes what came of a write or flush. A flush of a plain socket always succeeds, so that it says nothing about a write
-    /// that did not; one of TLS is where its buffer waits for the socket.
-    fn note<T>(&mut self, operation: Stalled, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_pending() {
-            self.stalled.get_or_insert(operation);
-            self.vitals.write_stalled(true);
-        } else if operation == Stalled::Write || self.stalled == Some(operation) {
-            self.stalled = None;
-            self.vitals.write_stalled(false);
+    /// What the client takes pays for what it sends.
+    fn sent(&mut self, result: &Poll<io::Result<usize>>) {
+        if let (Follows::Frames(frames), Poll::Ready(Ok(bytes))) = (&mut self.guard, result) {
+            frames.earn(*bytes);
         }
-        result
     }
 }
 
@@ -148,7 +160,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(Stalled::Write, result)
+        self.sent(&result);
+        result
     }
 
     fn poll_write_vectored(
@@ -157,7 +170,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note(Stalled::Write, result)
+        self.sent(&result);
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -165,8 +179,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_flush(context);
-        self.note(Stalled::Flush, result)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -177,7 +190,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt as _;
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -209,6 +221,30 @@ mod tests {
         let count = wire.read(&mut rest).await.unwrap();
         assert_eq!([&first, &rest[..count]].concat(), b"GET / HTTP/1.1\r\nHost: a\0");
         assert!(!super::Wire::http1(&b""[..], Arc::clone(&wire.vitals)).wait_for_more().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_frames_ends_in_the_frames_that_end_a_connection() {
+        let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let preface = [0; 24];
+        let flood = [&preface[..], &ping.repeat(3000)].concat();
+        // Buffers that end within a ping, with one, and within the refusal.
+        for size in [1, 10, 17, 1000, 1 << 20] {
+            let vitals = Arc::new(Vitals::new(Instant::now()));
+            let mut wire = Wire::http2(&flood[..], Arc::clone(&vitals));
+            let mut all = Vec::new();
+            let mut piece = vec![0; size];
+            while let Some(count) = futures_util::FutureExt::now_or_never(wire.read(&mut piece)) {
+                let count = count.unwrap();
+                assert!(count > 0, "the end of the stream in buffers of {size}");
+                all.extend_from_slice(&piece[..count]);
+            }
+            let pings = all.len() - CALM.len() - preface.len();
+            assert_eq!(pings % ping.len(), 0, "in buffers of {size}");
+            assert!((1001..1100).contains(&(pings / ping.len())), "{} pings", pings / ping.len());
+            assert!(all.ends_with(CALM));
+            assert!(vitals.was_flooded());
+        }
     }
 
     #[tokio::test]

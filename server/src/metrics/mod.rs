@@ -86,6 +86,10 @@ pub(crate) struct Metrics {
     pub(crate) connections_accepted: Counter,
     refused: Family<ReasonLabel, Counter>,
     overdue: Family<ReasonLabel, Counter>,
+    /// HTTP/2 connections that were ended for too many frames.
+    pub(crate) http2_floods: Counter,
+    /// HTTP/2 streams that were reset because the client took nothing.
+    pub(crate) streams_stalled: Counter,
     /// Open connections; set when the page is made.
     pub(crate) connections_open: Gauge,
     /// Failures of `accept`.
@@ -109,6 +113,8 @@ impl Metrics {
             connections_accepted: Counter::default(),
             refused: Family::default(),
             overdue: Family::default(),
+            http2_floods: Counter::default(),
+            streams_stalled: Counter::default(),
             connections_open: Gauge::default(),
             accept_errors: Counter::default(),
             tls_handshake_failures: Counter::default(),
@@ -137,6 +143,16 @@ impl Metrics {
         );
         self.register("connections_refused", "Connections beyond a limit.", self.refused.clone());
         self.register("connections_timed_out", "Connections cut for want of progress.", self.overdue.clone());
+        self.register(
+            "http2_floods",
+            "HTTP/2 connections ended for too many frames.",
+            self.http2_floods.clone(),
+        );
+        self.register(
+            "http2_streams_stalled",
+            "HTTP/2 streams reset because the client took nothing.",
+            self.streams_stalled.clone(),
+        );
         self.register("connections_open", "Open connections.", self.connections_open.clone());
         self.register("accept_errors", "Failures to accept a connection.", self.accept_errors.clone());
         self.register(

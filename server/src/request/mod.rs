@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -69,10 +69,16 @@ impl<H: Handles> Front<H> {
         let began = Instant::now();
         let id = RequestId::of(request.headers());
         let address = client_address(caller.peer.ip(), request.headers(), &self.trusted_proxies);
+        let blocks = caller.blocks.clone();
         let mut record = Record::new(&request, id.clone(), address, caller, Arc::clone(&self.metrics), began);
         let version = request.version();
         let mut all_came = request.body().is_end_stream();
 
+        // A handler has the first block of its answer, or all of it, before it answers.
+        let block = match &blocks {
+            Some(blocks) if request.method() == Method::GET => Some(blocks.one().await),
+            Some(_) | None => None,
+        };
         let checked = self.limits.check(&request).and_then(|()| head::normalise(&mut request));
         let mut response = match checked {
             Err(refusal) => refusal.into_response(),
@@ -103,7 +109,13 @@ impl<H: Handles> Front<H> {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         record.answered(&response);
-        response.map(|body| RecordedBody::new(body, record).boxed_unsync())
+        response.map(|body| {
+            let body = match blocks {
+                Some(blocks) => blocks.hold(body, block),
+                None => body,
+            };
+            RecordedBody::new(body, record).boxed_unsync()
+        })
     }
 }
 
