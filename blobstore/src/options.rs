@@ -33,6 +33,8 @@ pub struct Options {
     pub sessions_max: usize,
     /// What upload sessions that are not in files yet may hold in memory together, in bytes; past it they go to files early.
     pub session_memory_bytes_max: u64,
+    /// Memory for reading blobs ahead of their readers, all together, in bytes. Readers for whom none is left read block by block.
+    pub read_ahead_bytes_max: u64,
     /// Longest blob in bytes.
     pub blob_bytes_max: u64,
     /// Random bytes: key (32) and uuid (16) of a store that is made now.
@@ -53,6 +55,8 @@ impl Options {
             sessions_per_repository_max: 1_000,
             sessions_max: 10_000,
             session_memory_bytes_max: 64 * 1024 * 1024,
+            // 3 MiB for each of twenty clients that are slower than the disk; fast ones share it.
+            read_ahead_bytes_max: 64 * 1024 * 1024,
             blob_bytes_max: 1 << 40,
             entropy,
             threading: Threading::Pool { storage_threads: 4 },

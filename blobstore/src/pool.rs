@@ -1,8 +1,8 @@
 //! Storage threads: where blocking disk calls run, so that no caller's thread ever waits for a disk.
 //!
-//! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes in it, a reader one read,
-//! a commit one file sync. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes the
-//! engine deterministic.
+//! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes in it, a reader one block and one
+//! run ahead, a commit one file sync. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
+//! the engine deterministic.
 
 use std::collections::VecDeque;
 
@@ -63,6 +63,10 @@ impl Pool {
 }
 
 impl Queue {
+    fn next(&self) -> Option<Job> {
+        lock(&self.jobs).waiting.pop_front()
+    }
+
     fn work(&self) {
         let mut jobs = lock(&self.jobs);
         loop {
@@ -88,6 +92,10 @@ impl Drop for Pool {
             if thread.thread().id() != thread::current().id() {
                 drop(thread.join());
             }
+        }
+        // It may also be the only one. What still waits is done before the store's lock goes.
+        while let Some(job) = self.queue.next() {
+            job();
         }
     }
 }

@@ -2,27 +2,40 @@
 //!
 //! What must stay true: no byte leaves that does not match. A block that is bad is read once more past the page cache; when it is
 //! bad there as well, the blob is quarantined: unknown to everybody until it is pushed again.
+//!
+//! A reader that goes through a blob in order has the blocks behind the one in hand read ahead, as a run, so that disk and
+//! network work at the same time. What is read ahead is at most what was handed out in order before, so that a client that hangs up
+//! early costs little; and it is only a hint: whatever is wrong with it, the block is read again as if there had been none.
+//!
+//! The first reader that goes through a large blob reads ahead past the page cache: most layers are pulled once, and would push out
+//! what is pulled often, at the price of one more copy. As soon as there is a second reader, now or later, all go through the cache.
 
+use std::collections::VecDeque;
 use std::io;
 
 use bytes::Bytes;
 
-use crate::buffer::AlignedBuffer;
+use crate::completion::Completion;
 use crate::digest::Digest;
-use crate::disk::{Access, DIRECT_ALIGN_BYTES, Disk, File};
+use crate::disk::Access;
 use crate::engine::Engine;
 use crate::error::ReadError;
+use crate::format::BLOCK_BYTES;
 use crate::format::batch::NewRecord;
 use crate::format::checkpoint::Location;
-use crate::format::payload::{PAYLOAD_HEADER_BYTES, PayloadHeader};
 use crate::format::record::Body;
-use crate::format::seal::Place;
-use crate::format::solo::{PAYLOAD_OFFSET_BYTES, block_place};
-use crate::format::{BLOCK_BYTES, SegmentId};
 use crate::log::{Marks, Purpose};
 use crate::repository::RepositoryKey;
-use crate::solo::{OpenedSolo, SealedSolo};
+use crate::solo::SealedSolo;
+use crate::source::{Block, Direct, Source, Wanted};
 use crate::sync::{Arc, Ordering};
+
+/// Blocks of the longest run: 1 MiB. Longer ones gained nothing where this was measured.
+const RUN_BLOCKS_MAX: usize = 4;
+
+/// Runs of a reader that may be under way: while one is checked, the disk works on the other. With the one in hand a reader holds
+/// 3 MiB.
+const RUNS_AHEAD_MAX: usize = 2;
 
 /// An open blob. It stays readable when the blob is deleted meanwhile.
 pub struct BlobReader {
@@ -31,30 +44,35 @@ pub struct BlobReader {
     digest: Digest,
     len_bytes: u64,
     source: Source,
-    /// The block read last: parallel and small ranges hit it again.
-    block: Option<(u64, Bytes)>,
+    /// Blocks that were read and not handed out to their ends: parallel and small ranges hit the first one again.
+    held: VecDeque<Bytes>,
+    /// Number of the first of them, or of the block behind what was handed out.
+    next: u64,
+    /// Blocks handed out in order.
+    in_order: usize,
+    /// Runs that are being read, one behind the other.
+    ahead: VecDeque<Ahead>,
+    way: Option<Way>,
 }
 
-#[derive(Clone)]
-enum Source {
-    Inline { file: Arc<dyn File>, place: Place, header: Option<Arc<PayloadHeader>> },
-    Solo { location: Location, open: Option<Arc<SealedSolo>> },
+/// A run that is being read.
+struct Ahead {
+    first: u64,
+    count: usize,
+    blocks: Completion<Vec<Bytes>>,
+}
+
+/// How a reader goes through a blob.
+enum Way {
+    Cached,
+    /// Past the page cache, for as long as it is the only reader that the file has had.
+    Direct(Arc<SealedSolo>, Arc<Direct>),
 }
 
 impl std::fmt::Debug for BlobReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BlobReader").field("digest", &self.digest).finish_non_exhaustive()
     }
-}
-
-/// What reading a block gave.
-enum Block {
-    Intact(Bytes, Source),
-    /// Not what was written, at this offset of this file.
-    Damaged {
-        segment: SegmentId,
-        offset_bytes: u64,
-    },
 }
 
 impl BlobReader {
@@ -64,7 +82,9 @@ impl BlobReader {
         digest: Digest,
     ) -> Result<BlobReader, ReadError> {
         let (len_bytes, source) = locate(&engine, repository, &digest)?;
-        Ok(BlobReader { engine, repository, digest, len_bytes, source, block: None })
+        let (held, ahead) = (VecDeque::new(), VecDeque::new());
+        let (next, in_order, way) = (0, 0, None);
+        Ok(BlobReader { engine, repository, digest, len_bytes, source, held, next, in_order, ahead, way })
     }
 
     /// Length of the blob in bytes.
@@ -73,6 +93,7 @@ impl BlobReader {
     }
 
     /// Verified bytes from `from_bytes` on: at least one, at most to `to_bytes` (exclusive) and to the end of the 256 KiB block.
+    /// Nothing behind the block of the last byte before `to_bytes` is read.
     ///
     /// # Errors
     /// `Range` when `from_bytes < to_bytes <= len_bytes()` does not hold; `Corrupt`, `Io`.
@@ -81,18 +102,99 @@ impl BlobReader {
             return Err(ReadError::Range { from_bytes, to_bytes, len_bytes: self.len_bytes });
         }
         let number = from_bytes / BLOCK_BYTES as u64;
-        let block = match &self.block {
-            Some((held, block)) if *held == number => block.clone(),
-            _ => {
-                let block = self.verified_block(number).await?;
-                self.block = Some((number, block.clone()));
-                block
-            }
-        };
+        self.go_to(number);
+        if self.held.is_empty() {
+            self.fetch(number).await?;
+        }
+        self.read_ahead(to_bytes.div_ceil(BLOCK_BYTES as u64));
         let start = number * BLOCK_BYTES as u64;
         let from = usize::try_from(from_bytes - start).unwrap_or(usize::MAX);
+        let Some(block) = self.held.front() else {
+            return Err(ReadError::Range { from_bytes, to_bytes, len_bytes: self.len_bytes });
+        };
         let to = usize::try_from(to_bytes - start).unwrap_or(usize::MAX).min(block.len());
-        Ok(block.slice(from..to))
+        let bytes = block.slice(from..to);
+        if to == block.len() {
+            // Not kept: its memory is free as soon as the caller has sent it.
+            self.held.pop_front();
+            self.next = number + 1;
+            self.in_order = self.in_order.saturating_add(1);
+        }
+        Ok(bytes)
+    }
+
+    /// Drops what is held for other blocks than this one.
+    fn go_to(&mut self, number: u64) {
+        if number == self.next {
+            return;
+        }
+        (self.held, self.next, self.in_order) = (VecDeque::new(), number, 0);
+    }
+
+    /// Has the blocks from `number` on: those that were read ahead, else this one alone.
+    async fn fetch(&mut self, number: u64) -> Result<(), ReadError> {
+        if let Some(ahead) = self.ahead.front_mut().filter(|ahead| ahead.first == number) {
+            let blocks = (&mut ahead.blocks).await.unwrap_or_default();
+            let is_whole = blocks.len() == ahead.count;
+            self.held.extend(blocks);
+            self.ahead.pop_front();
+            if !is_whole {
+                self.ahead.clear();
+                // What failed past the cache may be had through it.
+                self.way = Some(Way::Cached);
+            }
+        } else {
+            self.ahead.clear();
+        }
+        if self.held.is_empty() {
+            let block = self.verified_block(number).await?;
+            self.held.push_back(block);
+        }
+        Ok(())
+    }
+
+    /// Begins to read runs behind what is held, up to the block `end`.
+    fn read_ahead(&mut self, end: u64) {
+        // Without threads there is nobody to do it meanwhile.
+        if self.engine.is_inline() {
+            return;
+        }
+        // What a client that hangs up now was given, and what was read in vain.
+        let given = self.in_order.saturating_add(1);
+        let mut in_vain = self.held.len().saturating_sub(1);
+        in_vain += self.ahead.iter().map(|ahead| ahead.count).sum::<usize>();
+        let mut first = self.next + 1 + in_vain as u64;
+        while self.ahead.len() < RUNS_AHEAD_MAX && in_vain < given && first < end {
+            let left = usize::try_from(end - first).unwrap_or(usize::MAX);
+            let Some(extent) = self.source.extent(&self.engine.key, self.len_bytes) else { return };
+            let loans = self.engine.lending.lend_ahead(RUN_BLOCKS_MAX.min(given - in_vain).min(left));
+            let count = loans.len();
+            if count == 0 {
+                return;
+            }
+            let direct = self.direct();
+            let blocks = self.engine.pool.run(move || extent.read_run(first, loans, direct.as_deref()));
+            self.ahead.push_back(Ahead { first, count, blocks });
+            first += count as u64;
+            in_vain += count;
+        }
+    }
+
+    /// The way past the page cache, when the next run goes there.
+    fn direct(&mut self) -> Option<Arc<Direct>> {
+        let way = self.way.get_or_insert_with(|| match &self.source {
+            Source::Solo { open: Some(solo), .. } if solo.readers.fetch_add(1, Ordering::Relaxed) == 0 => {
+                let direct = Direct::new(Arc::clone(&self.engine.disk), solo.segment);
+                Way::Direct(Arc::clone(solo), Arc::new(direct))
+            }
+            Source::Solo { .. } | Source::Inline { .. } => Way::Cached,
+        });
+        match way {
+            Way::Direct(solo, direct) if solo.readers.load(Ordering::Relaxed) == 1 => {
+                Some(Arc::clone(direct))
+            }
+            Way::Direct(..) | Way::Cached => None,
+        }
     }
 
     async fn verified_block(&mut self, number: u64) -> Result<Bytes, ReadError> {
@@ -130,10 +232,10 @@ impl BlobReader {
 
     async fn read_block(&self, number: u64, access: Access) -> io::Result<Block> {
         let engine = Arc::clone(&self.engine);
-        let (source, digest, len_bytes) = (self.source.clone(), self.digest, self.len_bytes);
+        let source = self.source.clone();
+        let wanted = Wanted { digest: self.digest, len_bytes: self.len_bytes, number };
         let segment = self.source.segment();
-        let read =
-            self.engine.pool.run(move || source.read_block(&engine, &digest, len_bytes, number, access));
+        let read = self.engine.pool.run(move || source.read_block(&engine, &wanted, access));
         match read.await.unwrap_or_else(|| Err(io::Error::other("the store is closing"))) {
             // The file lost its end.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -168,147 +270,8 @@ fn quarantine(engine: &Engine, digest: &Digest, source: &Source) {
     }
     blob.quarantined = true;
     engine.quarantines.fetch_add(1, Ordering::Relaxed);
-    let record = NewRecord { body: Body::Corrupt { digest: *digest }, payload: Bytes::new() };
+    let body = Body::Corrupt { digest: *digest, location: blob.location };
+    let record = NewRecord { body, payload: Bytes::new() };
     // When it cannot be recorded, the next reader finds the damage again.
     drop(engine.log.enqueue(vec![record], Purpose::Reclaim, Marks::default(), 0));
-}
-
-impl Source {
-    fn segment(&self) -> SegmentId {
-        match self.location() {
-            Location::Inline(place) => place.segment,
-            Location::Solo { segment, .. } => segment,
-        }
-    }
-
-    fn location(&self) -> Location {
-        match self {
-            Source::Inline { place, .. } => Location::Inline(*place),
-            Source::Solo { location, .. } => *location,
-        }
-    }
-
-    /// Reads and checks one block. Blocks on the disk.
-    fn read_block(
-        self,
-        engine: &Engine,
-        digest: &Digest,
-        len_bytes: u64,
-        number: u64,
-        access: Access,
-    ) -> io::Result<Block> {
-        let start = number * BLOCK_BYTES as u64;
-        let len = usize::try_from(len_bytes - start).unwrap_or(usize::MAX).min(BLOCK_BYTES);
-        match self {
-            Source::Inline { file, place, header } => read_inline(
-                engine,
-                digest,
-                InlineBlock { file, place, header, number, len, len_bytes },
-                access,
-            ),
-            Source::Solo { location, open } => {
-                read_solo(engine, digest, SoloBlock { location, open, number, len, len_bytes }, access)
-            }
-        }
-    }
-}
-
-struct InlineBlock {
-    file: Arc<dyn File>,
-    place: Place,
-    header: Option<Arc<PayloadHeader>>,
-    number: u64,
-    len: usize,
-    len_bytes: u64,
-}
-
-fn read_inline(engine: &Engine, digest: &Digest, block: InlineBlock, access: Access) -> io::Result<Block> {
-    let InlineBlock { file, place, header, number, len, len_bytes } = block;
-    let name = place.segment.log_name();
-    let index = usize::try_from(number).unwrap_or(usize::MAX);
-    let payload_offset = place.offset_bytes + PAYLOAD_HEADER_BYTES as u64;
-    let damaged = Block::Damaged { segment: place.segment, offset_bytes: place.offset_bytes };
-    // The first read brings header and first block in one.
-    let (header, bytes) = match header.filter(|_| access == Access::Cached) {
-        Some(header) => {
-            let from = payload_offset + number * BLOCK_BYTES as u64;
-            (header, read_range(&*engine.disk, &file, &name, from, len, access)?)
-        }
-        None => {
-            let wanted = if number == 0 { PAYLOAD_HEADER_BYTES + len } else { PAYLOAD_HEADER_BYTES };
-            let read = read_range(&*engine.disk, &file, &name, place.offset_bytes, wanted, access)?;
-            let header = PayloadHeader::decode(&read, &engine.key, place)
-                .filter(|header| header.digest == *digest && header.len_bytes as u64 == len_bytes);
-            let Some(header) = header else { return Ok(damaged) };
-            let bytes = if number == 0 {
-                Bytes::from(read).slice(PAYLOAD_HEADER_BYTES..).to_vec()
-            } else {
-                let from = payload_offset + number * BLOCK_BYTES as u64;
-                read_range(&*engine.disk, &file, &name, from, len, access)?
-            };
-            (Arc::new(header), bytes)
-        }
-    };
-    if header.block_is_intact(&engine.key, place, index, &bytes) {
-        Ok(Block::Intact(Bytes::from(bytes), Source::Inline { file, place, header: Some(header) }))
-    } else {
-        Ok(damaged)
-    }
-}
-
-struct SoloBlock {
-    location: Location,
-    open: Option<Arc<SealedSolo>>,
-    number: u64,
-    len: usize,
-    len_bytes: u64,
-}
-
-fn read_solo(engine: &Engine, digest: &Digest, block: SoloBlock, access: Access) -> io::Result<Block> {
-    let SoloBlock { location, open, number, len, len_bytes } = block;
-    let Location::Solo { segment, epoch, trailer } = location else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let solo = match open.filter(|_| access == Access::Cached) {
-        Some(solo) => solo,
-        None => match engine.open_solo(segment, epoch, &trailer, digest, len_bytes, access)? {
-            OpenedSolo::Intact(solo) => solo,
-            OpenedSolo::Damaged(offset_bytes) => return Ok(Block::Damaged { segment, offset_bytes }),
-        },
-    };
-    let offset_bytes = PAYLOAD_OFFSET_BYTES + number * BLOCK_BYTES as u64;
-    let bytes = read_range(&*engine.disk, &solo.file, &segment.solo_name(), offset_bytes, len, access)?;
-    let expected = usize::try_from(number).ok().and_then(|index| solo.crcs.get(index));
-    let actual = engine.key.block_crc(block_place(segment, solo.epoch, number), &bytes);
-    if expected == Some(&actual) {
-        Ok(Block::Intact(Bytes::from(bytes), Source::Solo { location, open: Some(solo) }))
-    } else {
-        Ok(Block::Damaged { segment, offset_bytes })
-    }
-}
-
-/// Reads a range of a file, through the page cache with the handle at hand or past it with a new one.
-fn read_range(
-    disk: &dyn Disk,
-    file: &Arc<dyn File>,
-    name: &str,
-    offset_bytes: u64,
-    len: usize,
-    access: Access,
-) -> io::Result<Vec<u8>> {
-    match access {
-        Access::Cached => {
-            let mut bytes = vec![0; len];
-            file.read_at(&mut bytes, offset_bytes)?;
-            Ok(bytes)
-        }
-        Access::Direct => {
-            let align = DIRECT_ALIGN_BYTES as u64;
-            let start = offset_bytes / align * align;
-            let skipped = usize::try_from(offset_bytes - start).unwrap_or(0);
-            let mut buffer = AlignedBuffer::zeroed((skipped + len).next_multiple_of(DIRECT_ALIGN_BYTES));
-            disk.open(name, Access::Direct)?.read_at(buffer.as_mut_slice(), start)?;
-            Ok(buffer.as_slice()[skipped..skipped + len].to_vec())
-        }
-    }
 }

@@ -26,6 +26,9 @@ use crate::{log, store, supervisor};
 
 /// How long tasks that nobody waits for may take to notice the end.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(5);
+/// How long a thread that hashed a password waits for another one. Its end is when the allocator, which holds freed memory back for a
+/// second, returns the 19 MiB that the hash took.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Scrapers of the metrics, and whoever else looks at them.
 const METRICS_CONNECTIONS_MAX: u64 = 64;
 /// Exit code after a failure of the store, so that a supervisor starts us anew.
@@ -44,6 +47,7 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let store = Arc::new(store::open(&dir.store(), config)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("worker")
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -55,6 +55,7 @@ fn options(config: &Config) -> Options {
     let mut options = Options::new(ambient::random_bytes());
     options.segment_bytes = config.storage.segment_bytes;
     options.reserve_bytes = config.storage.reserve_bytes;
+    options.read_ahead_bytes_max = config.storage.read_ahead_bytes_max;
     options.lease_ms = millis(config.storage.lease_secs);
     options.grace_ms = millis(config.storage.grace_secs);
     options.session_idle_ms = millis(config.uploads.idle_secs);

@@ -1,5 +1,6 @@
-//! The figures of one machine, side by side: a large blob pushed and pulled, the processor time that took, and the
-//! memory of a server at rest, for this server and for Debian's docker-registry (distribution 2.8) in the same run.
+//! The figures of one machine, side by side: a large blob pushed, pulled at once, pulled from the disk (cold) and from the page
+//! cache (warm), the processor time that took, and the memory of a server at rest, for this server and for Debian's docker-registry (distribution
+//! 2.8) in the same run.
 //!
 //! `TAFFRAIL_BIN=…/release/taffrail cargo run -p taffrail-tests --example figures [MIB] [ROUNDS]`. The client is curl
 //! with a file that is in the page cache; the rounds of the two servers alternate, and the medians are printed.
@@ -7,7 +8,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,14 +24,21 @@ const REPOSITORY: &str = "library/figures";
 /// Clock ticks of `/proc/PID/stat` in a second: fixed on Linux, whatever the kernel's own rate.
 const TICKS_PER_SEC: f64 = 100.0;
 
+/// How long a server is left alone before it counts as at rest: allocators give freed memory back late.
+const REST: Duration = Duration::from_secs(5);
+
 /// A server under measurement.
 struct Subject {
     name: &'static str,
     url: String,
     pid: u32,
+    data: PathBuf,
     user: Option<(String, String)>,
     push: Vec<Sample>,
-    pull: Vec<Sample>,
+    /// Straight after the push: the page cache holds what that server's way of writing left there.
+    first_pull: Vec<Sample>,
+    cold_pull: Vec<Sample>,
+    warm_pull: Vec<Sample>,
 }
 
 /// One transfer.
@@ -55,12 +63,20 @@ fn main() -> Result<()> {
     let (mib, rounds) = (numbers.first().copied().unwrap_or(1024), numbers.get(1).copied().unwrap_or(3));
     let dir = tempfile::tempdir()?;
     let ours = Server::start()?;
-    let (theirs, their_url) = start_debian(dir.path())?;
+    let their_data = dir.path().join("docker-registry");
+    let (theirs, their_url) = start_debian(dir.path(), &their_data)?;
     let admin = Some(("admin".to_owned(), taffrail_tests::server::ADMIN_PASSWORD.to_owned()));
     let mut subjects = [
-        Subject::new("taffrail", ours.url(), ours.pid().context("a running server")?, admin),
-        Subject::new("docker-registry", their_url, theirs.0.id(), None),
+        Subject::new(
+            "taffrail",
+            ours.url(),
+            ours.pid().context("a running server")?,
+            ours.data_dir().into(),
+            admin,
+        ),
+        Subject::new("docker-registry", their_url, theirs.0.id(), their_data, None),
     ];
+    std::thread::sleep(REST);
     for subject in &subjects {
         println!("{:<16} idle: {} KiB RssAnon", subject.name, rss_anon_kib(subject.pid)?);
     }
@@ -73,16 +89,25 @@ fn main() -> Result<()> {
         let (digest, bytes) = (sha256_of_file(&file)?, std::fs::metadata(&file)?.len());
         for subject in &mut subjects {
             subject.push(&file, &digest, bytes)?;
-            subject.pull(&digest, bytes)?;
+            let first = subject.pull(&digest, bytes)?;
+            leave_the_page_cache(&subject.data)?;
+            let cold = subject.pull(&digest, bytes)?;
+            let warm = subject.pull(&digest, bytes)?;
+            subject.first_pull.push(first);
+            subject.cold_pull.push(cold);
+            subject.warm_pull.push(warm);
         }
         println!("round {} of {rounds}", round + 1);
     }
+    std::thread::sleep(REST);
     for subject in &mut subjects {
         println!(
-            "{:<16} {mib} MiB: push {}, pull {}; after: {} KiB RssAnon",
+            "{:<16} {mib} MiB: push {}, first pull {}, cold pull {}, warm pull {}; after: {} KiB RssAnon",
             subject.name,
             median(&mut subject.push),
-            median(&mut subject.pull),
+            median(&mut subject.first_pull),
+            median(&mut subject.cold_pull),
+            median(&mut subject.warm_pull),
             rss_anon_kib(subject.pid)?
         );
     }
@@ -90,8 +115,10 @@ fn main() -> Result<()> {
 }
 
 impl Subject {
-    fn new(name: &'static str, url: String, pid: u32, user: Option<(String, String)>) -> Self {
-        Self { name, url, pid, user, push: Vec::new(), pull: Vec::new() }
+    fn new(name: &'static str, url: String, pid: u32, data: PathBuf, user: Option<(String, String)>) -> Self {
+        let (push, first_pull) = (Vec::new(), Vec::new());
+        let (cold_pull, warm_pull) = (Vec::new(), Vec::new());
+        Self { name, url, pid, data, user, push, first_pull, cold_pull, warm_pull }
     }
 
     fn client(&self) -> Result<Registry> {
@@ -122,12 +149,10 @@ impl Subject {
         Ok(())
     }
 
-    fn pull(&mut self, digest: &str, bytes: u64) -> Result<()> {
+    fn pull(&self, digest: &str, bytes: u64) -> Result<Sample> {
         let client = self.client()?;
         let curl = self.curl(&client)?.arg(format!("{}/v2/{REPOSITORY}/blobs/{digest}", self.url));
-        let sample = self.measure(curl, bytes)?;
-        self.pull.push(sample);
-        Ok(())
+        self.measure(curl, bytes)
     }
 
     fn measure(&self, curl: Program, bytes: u64) -> Result<Sample> {
@@ -154,13 +179,29 @@ fn median(samples: &mut [Sample]) -> String {
     }
 }
 
-fn start_debian(dir: &Path) -> Result<(Debian, String)> {
+/// Takes every file below `folder` out of the page cache.
+fn leave_the_page_cache(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let (kind, path) = entry.and_then(|entry| Ok((entry.file_type()?, entry.path())))?;
+        if kind.is_dir() {
+            leave_the_page_cache(&path)?;
+        } else if kind.is_file() {
+            let file = File::open(&path)?;
+            // What is not written yet would stay.
+            file.sync_all()?;
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+    }
+    Ok(())
+}
+
+fn start_debian(dir: &Path, data: &Path) -> Result<(Debian, String)> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let config = dir.join("docker-registry.yml");
     let text = format!(
         "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
          storage: {{filesystem: {{rootdirectory: {:?}}}, delete: {{enabled: true}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
-        dir.join("docker-registry")
+        data
     );
     std::fs::write(&config, text)?;
     let child = Command::new(tools::find("docker-registry")?)

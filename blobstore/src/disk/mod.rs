@@ -11,7 +11,7 @@
 //! Names are relative to the store, with `/` between folder and file, and are made by the engine alone.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 pub mod sim;
@@ -38,6 +38,23 @@ pub trait File: Send + Sync + fmt::Debug {
     /// # Errors
     /// `UnexpectedEof` when the file ends before the buffer is full; whatever the device says.
     fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()>;
+
+    /// Fills the buffers one after the other from `offset_bytes` on, in as few calls as can be.
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset_bytes: u64) -> io::Result<()> {
+        let mut at = offset_bytes;
+        for buffer in buffers {
+            self.read_at(buffer, at)?;
+            at += buffer.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Tells the operating system that a range will be read soon, so that it fetches it meanwhile. Only a hint: what comes of it
+    /// shows in the reads.
+    fn will_read(&self, _offset_bytes: u64, _len_bytes: u64) {}
 
     /// Writes all of `bytes` at `offset_bytes`, extending the file when needed.
     ///
@@ -130,7 +147,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes `folder` and its parents durably, where they do not exist.
     ///
     /// # Errors
-    /// Whatever the device says.
+    /// Whatever the device says; of a kind that heals (`StorageFull`, `QuotaExceeded`, `ReadOnlyFilesystem`) only when it was no
+    /// flush that failed.
     fn create_dir(&self, folder: &str) -> io::Result<()>;
 
     /// Makes creations and removals directly in `folder` durable.

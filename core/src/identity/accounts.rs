@@ -86,16 +86,14 @@ impl std::fmt::Debug for Accounts {
 }
 
 impl Accounts {
-    /// The accounts of a store; at most `hashes_max` passwords are hashed at once. Hashes one itself.
+    /// The accounts of a store; at most `hashes_max` passwords are hashed at once.
     pub fn new(users: UserStore, context: Context, hashes_max: usize) -> Accounts {
-        let unguessable = hex::encode(context.random::<32>());
-        let nobody = password::hash(&unguessable, &context.random()).unwrap_or(StoredPassword(String::new()));
         let inner = Inner {
             cache_key: context.random(),
             verified: Cache::builder().max_capacity(CACHED_MAX).time_to_live(CACHED_FOR).build(),
             hashing: Arc::new(Semaphore::new(hashes_max.max(1))),
             throttle: Throttle::default(),
-            nobody,
+            nobody: password::of_nobody(&context.random(), &context.random()),
             hashes: AtomicU64::new(0),
         };
         Accounts { users, context, inner: Arc::new(inner) }

@@ -5,6 +5,8 @@
 
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use crate::user::StoredPassword;
 
@@ -70,10 +72,21 @@ pub fn is_correct(password: &str, stored: &StoredPassword) -> bool {
     argon2().verify_password(password.as_bytes(), stored.0.as_str()).is_ok()
 }
 
+/// A stored password that nobody has: random bytes in the places of salt and hash. Comparing with it takes as long as comparing with
+/// any other; making it takes no time and no memory.
+pub fn of_nobody(salt: &[u8; 16], hash: &[u8; 32]) -> StoredPassword {
+    let (salt, hash) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash));
+    StoredPassword(format!("{}{salt}${hash}", prefix()))
+}
+
+/// How a hash begins that is made today.
+fn prefix() -> String {
+    format!("$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}$")
+}
+
 /// Whether the stored hash was made with other parameters than today's, so that it is made anew at the next login.
 pub fn is_outdated(stored: &StoredPassword) -> bool {
-    let today = format!("$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}$");
-    !stored.0.starts_with(&today)
+    !stored.0.starts_with(&prefix())
 }
 
 #[cfg(test)]
@@ -89,6 +102,17 @@ mod tests {
         assert!(!is_correct("Correct1horse", &StoredPassword("nonsense".to_owned())));
         assert!(!is_outdated(&stored), "{stored:?}");
         assert!(is_outdated(&StoredPassword("$argon2id$v=19$m=4096,t=1,p=1$x$y".to_owned())));
+    }
+
+    #[test]
+    fn the_password_of_nobody_differs_from_a_real_one_in_its_random_bytes_only() {
+        let stored = hash("Correct1horse", &[7; 16]).unwrap();
+        let decoded: Vec<Vec<u8>> =
+            stored.0.split('$').skip(4).map(|field| STANDARD_NO_PAD.decode(field).unwrap()).collect();
+        let (salt, hash) =
+            (decoded[0].as_slice().try_into().unwrap(), decoded[1].as_slice().try_into().unwrap());
+        assert_eq!(of_nobody(&salt, &hash), stored);
+        assert!(!is_correct("Correct1horse", &of_nobody(&salt, &[7; 32])));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub(crate) const BLOB_BYTES_MAX: u64 = TIB;
 pub(crate) const SEGMENT_BYTES: u64 = 256 * MIB;
 /// Space that deletes and audit still have on a full disk (P-09).
 pub(crate) const RESERVE_BYTES: u64 = 64 * MIB;
+/// Memory for reading ahead: 3 MiB for each of twenty slow clients; fast ones share it.
+pub(crate) const READ_AHEAD_BYTES_MAX: u64 = 64 * MIB;
 /// Life of a lease.
 pub(crate) const LEASE_SECS: u64 = HOUR_SECS;
 /// Time between the last link going and the bytes going.
@@ -134,6 +136,9 @@ section! {
         segment_bytes: u64 [MIB..=256 * MIB] = SEGMENT_BYTES,
         /// Space in bytes that is set aside so that deletes still work on a full disk.
         reserve_bytes: u64 [0..=64 * GIB] = RESERVE_BYTES,
+        /// Bytes of memory for reading blobs ahead of their clients, all together. A client for whom none is left is served
+        /// block by block, which is slower; one that is slower than the disk holds 3 MiB.
+        read_ahead_bytes_max: u64 [0..=64 * GIB] = READ_AHEAD_BYTES_MAX,
         /// Threads that read and write files. 0 means four for each processor, at least eight.
         threads: u64 [0..=1024] = 0,
         /// Seconds for which a blob that a client was told to exist stays, even when nothing links it any more.
@@ -176,7 +181,8 @@ section! {
         body_bytes_per_sec_min: u64 [0..=GIB] = BODY_BYTES_PER_SEC_MIN,
         /// Seconds over which that average is taken.
         body_window_secs: u64 [1..=HOUR_SECS] = BODY_WINDOW_SECS,
-        /// Seconds after which a client that takes nothing of its answer is cut off.
+        /// Seconds after which a client that takes nothing of its answer is cut off. Over HTTP/2 it has to take 64 KiB in that
+        /// time, and what ends is the one stream.
         write_stall_secs: u64 [1..=HOUR_SECS] = WRITE_STALL_SECS,
         /// Bytes of a request's header fields, each counted as `name: value` with its line end; more is answered 431.
         header_bytes_max: u64 [KIB..=MIB] = HEADER_BYTES_MAX,
@@ -196,7 +202,7 @@ section! {
         connections_max: u64 [1..=1_000_000] = CONNECTIONS_MAX,
         /// Open connections of one address; of an IPv6 client, of its /64 network.
         connections_per_ip_max: u64 [1..=1_000_000] = CONNECTIONS_PER_IP_MAX,
-        /// Concurrent streams of one HTTP/2 connection.
+        /// Concurrent streams of one HTTP/2 connection. Their answers share 8 MiB of memory and take turns beyond.
         streams_per_connection_max: u64 [1..=10_000] = STREAMS_PER_CONNECTION_MAX,
         /// Entries of a page of repositories when the client does not ask for a number. Pages of tags and referrers then
         /// have as many as they may: clients ask for them once and do not follow `Link`.
