@@ -7,7 +7,7 @@ use std::io;
 
 use crate::disk::{Access, Disk, File};
 use crate::engine::Engine;
-use crate::error::{Refusal, refusal_of};
+use crate::error::Refusal;
 use crate::format::checkpoint::{
     CheckpointHeader, ENTRY_LINKS_MAX, Entry, FRAME_BYTES_SOFT, FRAME_HEADER_BYTES, HEADER_BYTES,
     RawFrameHeader, encode_frame, file_name, number_of,
@@ -15,6 +15,7 @@ use crate::format::checkpoint::{
 use crate::format::record::{SESSION_CRCS_MAX, SessionRecord};
 use crate::format::seal::Key;
 use crate::format::{INDEX_FOLDER, SegmentId};
+use crate::health::Failed;
 use crate::locator::{Blob, Change, Link, SHARDS};
 use crate::session::Logged;
 use crate::sync::{Arc, Ordering, lock};
@@ -77,28 +78,35 @@ impl Engine {
             replay_offset_bytes,
             entries: 0,
         };
-        if let Err(error) = self.fill_checkpoint(&name, header) {
+        if let Err(failed) = self.fill_checkpoint(&name, header) {
             drop(self.disk.remove(&name));
             // Nothing depends on it: the log still says everything.
-            return Err(refusal_of(&error).unwrap_or_else(|| self.health.poison(&name, &error)));
+            return Err(self.health.failed(&name, &failed));
         }
-        let named = self
-            .disk
-            .sync_dir(INDEX_FOLDER)
-            .and_then(|()| self.superblocks.update(&*self.disk, |superblock| superblock.checkpoint = number));
-        named.map_err(|error| refusal_of(&error).unwrap_or_else(|| self.health.poison(&name, &error)))?;
+        let named =
+            self.disk.sync_dir(INDEX_FOLDER).map_err(Failed::flush).and_then(|()| {
+                self.superblocks.update(&*self.disk, |superblock| superblock.checkpoint = number)
+            });
+        // The file stays: a superblock that could not be written may name it all the same.
+        named.map_err(|failed| self.health.failed(&name, &failed))?;
         self.replay_from.store(replay_segment.0, Ordering::Release);
         // The one before stays: the other superblock names it.
         remove_checkpoints(&*self.disk, |other| other + 1 < number);
         Ok(())
     }
 
-    fn fill_checkpoint(&self, name: &str, header: CheckpointHeader) -> io::Result<()> {
+    fn fill_checkpoint(&self, name: &str, header: CheckpointHeader) -> Result<(), Failed> {
         // Left over from an attempt that was interrupted.
         drop(self.disk.remove(name));
-        let file = self.disk.create(name, HEADER_BYTES as u64, Access::Cached)?;
+        let file = self.disk.create(name, HEADER_BYTES as u64, Access::Cached).map_err(Failed::write)?;
+        self.write_entries(&file, header).map_err(Failed::write)?;
+        file.sync().map_err(Failed::flush)
+    }
+
+    /// Writes frames and header, without flushing them.
+    fn write_entries(&self, file: &Arc<dyn File>, header: CheckpointHeader) -> io::Result<()> {
         let mut writer = Writer {
-            file: Arc::clone(&file),
+            file: Arc::clone(file),
             key: &self.key,
             header,
             body: Vec::with_capacity(FRAME_BYTES_SOFT),
@@ -128,10 +136,7 @@ impl Engine {
             }
         }
         writer.close_frame()?;
-        file.write_at(&writer.header.encode(&self.key), 0)?;
-        file.sync().inspect_err(|error| {
-            self.health.poison(name, error);
-        })
+        file.write_at(&writer.header.encode(&self.key), 0)
     }
 
     /// Loads the checkpoint of that number into the locator; `None` when it is missing or damaged, and then nothing was loaded.

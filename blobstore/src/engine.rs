@@ -5,18 +5,21 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
 use crate::digest::Digest;
-use crate::disk::Disk;
+use crate::disk::{Disk, Lock};
 use crate::error::Refusal;
-use crate::format::batch::payload_place;
+use crate::format::batch::{NewRecord, payload_place};
 use crate::format::checkpoint::Location;
 use crate::format::record::{Body, Record};
 use crate::format::seal::{Key, Place};
 use crate::format::{Lsn, RESERVE_FOLDER, SegmentId};
-use crate::health::Health;
+use crate::health::{Failed, Health};
 use crate::lease::Leases;
+use crate::lending::Lending;
 use crate::locator::{Blob, Change, Link, Locator};
-use crate::log::{Log, Marks, Ticket};
+use crate::log::{Ending, Fate, Log, Marks, Purpose, Ticket};
 use crate::options::{Options, Threading};
 use crate::pool::Pool;
 use crate::repository::RepositoryKey;
@@ -33,6 +36,8 @@ pub(crate) const RESERVE_NAME: &str = "reserve/space";
 pub(crate) struct Engine {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) pool: Pool,
+    /// Memory for reading blobs.
+    pub(crate) lending: Arc<Lending>,
     pub(crate) options: Options,
     /// Length of new log segments, from the superblock.
     pub(crate) segment_bytes: u64,
@@ -49,7 +54,7 @@ pub(crate) struct Engine {
     /// Blobs that lost their last link, by when. An entry may be outdated; the blob itself says.
     pub(crate) garbage: Mutex<BTreeSet<(u64, Digest)>>,
     /// Until then nothing is unlinked or collected: leases of before the opening are not known.
-    pub(crate) fenced_until_ms: u64,
+    pub(crate) fenced_until_ms: AtomicU64,
     /// Solo files whose commit failed.
     pub(crate) abandoned: Mutex<Vec<SegmentId>>,
     /// Where the newest checkpoint says to replay from.
@@ -62,6 +67,8 @@ pub(crate) struct Engine {
     pub(crate) collecting: AtomicBool,
     /// Whether the orphans of before the opening were looked for.
     pub(crate) swept: Mutex<bool>,
+    /// Released last: whoever still has a part of the store may write.
+    pub(crate) _lock: Box<dyn Lock>,
 }
 
 impl Engine {
@@ -106,8 +113,11 @@ impl Engine {
             Body::Link { repository, digest } => self.apply_link(*repository, digest, record.lsn, segment),
             Body::Unlink { repository, digest } => self.apply_unlink(*repository, digest, time_ms),
             Body::Delete { digest } => self.apply_delete(digest),
-            Body::Corrupt { digest } => {
-                if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest) {
+            Body::Corrupt { digest, location } => {
+                // One that was pushed again while the record was on its way lies elsewhere, and is whole.
+                if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest)
+                    && (location.is_none() || *location == blob.location)
+                {
                     blob.quarantined = true;
                 }
             }
@@ -206,12 +216,34 @@ impl Engine {
         drop(self.pool.run(move || disk.remove(&segment.solo_name())));
     }
 
+    /// Sees to a session whose commit failed; whoever waited for it may be gone. It is not certain that no record names the
+    /// file: it is removed when it is. The log is told that the session is over, as far as it takes anything in.
+    fn abandon(&self, ending: &Ending) {
+        if let Some((segment, _)) = ending.file {
+            lock(&self.abandoned).push(segment);
+        }
+        if ending.is_logged {
+            let body = Body::SessionEnd { session: ending.session };
+            let record = NewRecord { body, payload: Bytes::new() };
+            // Not at the cost of the reserve: it is for deletions, and a push that did not fit is no deletion.
+            drop(self.log.enqueue(vec![record], Purpose::Store, Marks::default(), 0));
+        }
+    }
+
     /// Removes solo files whose commit failed. Called after a batch was flushed: it lies where the failed one would, so that no
     /// recovery finds a record that names them.
     pub(crate) fn remove_abandoned(&self) {
         for segment in std::mem::take(&mut *lock(&self.abandoned)) {
             self.remove_solo(segment);
         }
+    }
+
+    /// Whether leases of before the opening may still be relied on. What is left of that time is never longer than two leases,
+    /// although the clock at the opening may have run ahead of what it says now. (Two, so that a clock that is set back by a
+    /// lease and then right again ends nothing early. The same holds for leases, grace times and idle sessions.)
+    pub(crate) fn is_fenced(&self, now_ms: u64) -> bool {
+        let latest_ms = now_ms.saturating_add(self.options.lease_ms.saturating_mul(2));
+        now_ms < self.fenced_until_ms.fetch_min(latest_ms, Ordering::Relaxed).min(latest_ms)
     }
 
     /// Whether recovery is over.
@@ -221,6 +253,13 @@ impl Engine {
 
     /// Takes back what [`Marks`] marked, after the group was applied.
     pub(crate) fn unmark_done(&self, marks: &Marks) {
+        self.uncount_links(marks);
+        if let Some(Ending { file: Some((segment, Fate::Surplus)), .. }) = marks.ending {
+            self.remove_solo(segment);
+        }
+    }
+
+    fn uncount_links(&self, marks: &Marks) {
         for digest in &marks.links_coming {
             if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest) {
                 blob.links_coming = blob.links_coming.saturating_sub(1);
@@ -230,7 +269,10 @@ impl Engine {
 
     /// The same, after the group failed.
     pub(crate) fn unmark_failed(&self, marks: &Marks) {
-        self.unmark_done(marks);
+        self.uncount_links(marks);
+        if let Some(ending) = &marks.ending {
+            self.abandon(ending);
+        }
         for digest in &marks.condemned {
             let mut shard = self.locator.write(digest);
             if let Some(blob) = shard.blobs.get_mut(digest) {
@@ -244,8 +286,10 @@ impl Engine {
 
     /// Gives the reserve to the file system, so that a deletion finds space.
     pub(crate) fn release_reserve(&self) {
-        if self.disk.remove(RESERVE_NAME).is_ok() {
-            drop(self.disk.sync_dir(RESERVE_FOLDER));
+        if self.disk.remove(RESERVE_NAME).is_ok()
+            && let Err(error) = self.disk.sync_dir(RESERVE_FOLDER)
+        {
+            self.health.failed(RESERVE_FOLDER, &Failed::flush(error));
         }
     }
 

@@ -20,6 +20,9 @@ pub enum Refusal {
     /// The log is damaged, or the file system is mounted read-only.
     #[error("the store is read-only")]
     ReadOnly,
+    /// The disk failed a write that nothing relies on, of a checkpoint or superblock. It may be tried again.
+    #[error("the disk failed a write; what was stored is not harmed")]
+    WriteFailed,
     /// More waits for the disk than the queue takes.
     #[error("too much is waiting for the disk")]
     Overloaded,

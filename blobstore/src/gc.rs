@@ -12,6 +12,7 @@ use crate::format::batch::NewRecord;
 use crate::format::checkpoint::Location;
 use crate::format::record::Body;
 use crate::format::{LOG_FOLDER, SegmentId};
+use crate::health::Failed;
 use crate::locator::SHARDS;
 use crate::log::{Marks, Purpose, Ticket};
 use crate::solo;
@@ -57,9 +58,10 @@ impl Engine {
         }
         self.refill_reserve();
         // One at a time: two would drop the same segments.
-        let Some(_turn) = Turn::take(self).filter(|_| now_ms >= self.fenced_until_ms) else {
+        let Some(_turn) = Turn::take(self).filter(|_| !self.is_fenced(now_ms)) else {
             return Ok(collected);
         };
+        self.redate_garbage(now_ms);
         let mut tickets = Vec::new();
         for (since_ms, digest) in self.candidates(now_ms, budget) {
             if tickets.len() >= budget {
@@ -79,6 +81,27 @@ impl Engine {
         // What was given back may be what the reserve needs.
         self.refill_reserve();
         Ok(collected)
+    }
+
+    /// Dates garbage no more than a grace time ahead. A clock that once ran ahead, or the log of that time, would hold it back
+    /// for as long as the clock was ahead.
+    fn redate_garbage(&self, now_ms: u64) {
+        let latest_ms = now_ms.saturating_add(self.options.grace_ms).max(1);
+        let is_ahead = |(since_ms, _): &&(u64, Digest)| *since_ms > latest_ms;
+        let ahead: Vec<(u64, Digest)> =
+            lock(&self.garbage).iter().rev().take_while(is_ahead).copied().collect();
+        for (since_ms, digest) in ahead {
+            let mut shard = self.locator.write(&digest);
+            let mut garbage = lock(&self.garbage);
+            garbage.remove(&(since_ms, digest));
+            if let Some(blob) = shard.blobs.get_mut(&digest)
+                && blob.links.is_empty()
+                && blob.unlinked_since_ms == since_ms
+            {
+                blob.unlinked_since_ms = latest_ms;
+                garbage.insert((latest_ms, digest));
+            }
+        }
     }
 
     /// The oldest garbage. More than will be deleted: some of it may be leased, and is passed over.
@@ -104,7 +127,7 @@ impl Engine {
             return Ok(None);
         }
         let record = NewRecord { body: Body::Delete { digest: *digest }, payload: Bytes::new() };
-        let marks = Marks { links_coming: Vec::new(), condemned: vec![*digest] };
+        let marks = Marks { condemned: vec![*digest], ..Marks::default() };
         let ticket = self.log.enqueue(vec![record], Purpose::Reclaim, marks, now_ms)?;
         blob.condemned = true;
         lock(&self.garbage).remove(&(since_ms, *digest));
@@ -130,12 +153,14 @@ impl Engine {
                 self.segments.forget_drops_before(oldest);
             }
             let disk = Arc::clone(&self.disk);
-            let removed = self.pool.run(move || {
-                disk.remove(&droppable.id.log_name())?;
+            let flushed = self.pool.run(move || {
+                // A file that stays is older than the oldest, or was dropped: the next opening removes it.
+                drop(disk.remove(&droppable.id.log_name()));
                 disk.sync_dir(LOG_FOLDER)
             });
-            // A file that stays is older than the oldest, or was dropped: the next opening removes it.
-            drop(removed.await);
+            // The error may be that of a new segment's name, and is told to one alone.
+            let flushed = flushed.await.unwrap_or(Ok(())).map_err(Failed::flush);
+            flushed.map_err(|failed| self.health.failed(LOG_FOLDER, &failed))?;
             dropped += 1;
         }
     }
@@ -152,7 +177,7 @@ impl Engine {
         for _ in 0..2 {
             let updated =
                 self.superblocks.update(&*self.disk, |superblock| superblock.oldest_segment = oldest.0);
-            updated.map_err(|error| self.health.poison("superblock", &error))?;
+            updated.map_err(|failed| self.health.failed("superblock", &failed))?;
         }
         Ok(())
     }

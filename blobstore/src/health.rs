@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::digest::Digest;
-use crate::error::Refusal;
+use crate::error::{Refusal, refusal_of};
 use crate::format::SegmentId;
 use crate::sync::{RwLock, read, write};
 
@@ -66,6 +66,37 @@ impl std::fmt::Display for Damage {
     }
 }
 
+/// A disk call that failed, and what it was for.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    step: Step,
+    pub(crate) error: io::Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Write,
+    LogWrite,
+    Flush,
+}
+
+impl Failed {
+    /// A write of what nothing relies on yet: a checkpoint, the superblock that is not in force. It is written over or left.
+    pub(crate) fn write(error: io::Error) -> Failed {
+        Failed { step: Step::Write, error }
+    }
+
+    /// A write of what commits go on from: a batch, a segment, a folder.
+    pub(crate) fn log_write(error: io::Error) -> Failed {
+        Failed { step: Step::LogWrite, error }
+    }
+
+    /// A flush, of a file or a folder.
+    pub(crate) fn flush(error: io::Error) -> Failed {
+        Failed { step: Step::Flush, error }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Health(RwLock<StoreState>);
 
@@ -87,12 +118,55 @@ impl Health {
         }
     }
 
+    /// What a failed call means for the store; every part of the engine asks here.
+    ///
+    /// - A failed flush poisons, whatever it says: the kernel calls the pages clean after it, and a second flush would lie.
+    /// - A full disk, a quota and a read-only file system refuse, and heal: nothing was written, or nothing counts on it.
+    /// - Any other failed write of the log poisons: whether the device still does what it is told is not known.
+    /// - Any other failed write refuses what it was for, and harms nothing.
+    pub(crate) fn failed(&self, name: &str, failed: &Failed) -> Refusal {
+        match (failed.step, refusal_of(&failed.error)) {
+            (Step::Flush, _) | (Step::LogWrite, None) => self.poison(name, &failed.error),
+            (Step::Write | Step::LogWrite, Some(refusal)) => refusal,
+            (Step::Write, None) => Refusal::WriteFailed,
+        }
+    }
+
     /// Poisons the store. The first reason stands.
-    pub(crate) fn poison(&self, name: &str, error: &io::Error) -> Refusal {
+    fn poison(&self, name: &str, error: &io::Error) -> Refusal {
         let mut state = write(&self.0);
         if !matches!(*state, StoreState::Poisoned { .. }) {
             *state = StoreState::Poisoned { reason: format!("{name}: {error}") };
         }
         Refusal::Poisoned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a writable store after a call that failed in this way.
+    fn after(failed: &Failed) -> (Refusal, bool) {
+        let health = Health::new(StoreState::Writable);
+        let refusal = health.failed("log/x", failed);
+        (refusal, matches!(health.state(), StoreState::Poisoned { .. }))
+    }
+
+    #[test]
+    fn a_failed_flush_poisons_whatever_it_says_and_a_failed_write_where_the_log_is() {
+        let kinds = [
+            (io::ErrorKind::StorageFull, Some(Refusal::NoSpace)),
+            (io::ErrorKind::QuotaExceeded, Some(Refusal::NoSpace)),
+            (io::ErrorKind::ReadOnlyFilesystem, Some(Refusal::ReadOnly)),
+            (io::ErrorKind::Other, None),
+        ];
+        for (kind, heals_as) in kinds {
+            assert_eq!(after(&Failed::flush(kind.into())), (Refusal::Poisoned, true), "{kind}");
+            let log = heals_as.map_or((Refusal::Poisoned, true), |refusal| (refusal, false));
+            assert_eq!(after(&Failed::log_write(kind.into())), log, "{kind}");
+            let aside = (heals_as.unwrap_or(Refusal::WriteFailed), false);
+            assert_eq!(after(&Failed::write(kind.into())), aside, "{kind}");
+        }
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! They are kept as 64-bit fingerprints in buckets of a quarter lease each, so that granting costs a hash and expiry costs
 //! nothing. Two blobs of one fingerprint share a lease, which only delays their collection.
+//!
+//! What must stay true: no lease ends before its time, also when the clock is set back by up to a lease time and then right
+//! again; and none lasts longer than two lease times and two buckets from whatever the clock says now, although it may have run
+//! ahead when the lease was granted.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -42,7 +46,7 @@ impl Leases {
         }
         let number = self.bucket(now_ms);
         let mut buckets = lock(&self.shards[shard(digest)]);
-        self.expire(&mut buckets, now_ms);
+        self.settle(&mut buckets, now_ms);
         if buckets.back().is_none_or(|bucket| bucket.number < number) {
             buckets.push_back(Bucket { number, fingerprints: HashSet::new() });
         }
@@ -57,7 +61,7 @@ impl Leases {
     pub(crate) fn stands(&self, repository: Option<RepositoryKey>, digest: &Digest, now_ms: u64) -> bool {
         let fingerprint = self.hasher.hash_one((repository, digest));
         let mut buckets = lock(&self.shards[shard(digest)]);
-        self.expire(&mut buckets, now_ms);
+        self.settle(&mut buckets, now_ms);
         buckets.iter().any(|bucket| bucket.fingerprints.contains(&fingerprint))
     }
 
@@ -69,7 +73,16 @@ impl Leases {
         (self.lease_ms / BUCKETS).max(1)
     }
 
-    fn expire(&self, buckets: &mut VecDeque<Bucket>, now_ms: u64) {
+    /// Drops what has expired, and brings back what is dated further ahead than a lease time.
+    fn settle(&self, buckets: &mut VecDeque<Bucket>, now_ms: u64) {
+        let newest = self.bucket(now_ms.saturating_add(self.lease_ms)) + 1;
+        while buckets.back().is_some_and(|bucket| bucket.number > newest) {
+            let ahead = buckets.pop_back().map(|bucket| bucket.fingerprints).unwrap_or_default();
+            match buckets.back_mut().filter(|bucket| bucket.number >= newest) {
+                Some(bucket) => bucket.fingerprints.extend(ahead),
+                None => buckets.push_back(Bucket { number: newest, fingerprints: ahead }),
+            }
+        }
         while let Some(oldest) = buckets.front() {
             // The youngest lease of a bucket was granted at its end.
             let last_ms = (oldest.number + 1).saturating_mul(self.bucket_ms()).saturating_add(self.lease_ms);
@@ -104,6 +117,37 @@ mod tests {
         }
         assert!(!leases.stands(Some(repository), &digest, 6250));
         assert!(!leases.stands(None, &Digest::of(Algorithm::Sha256, b"y"), 5000));
+    }
+
+    /// Leases of a clock that ran a year ahead stood for a year, and took all later ones into their bucket.
+    #[test]
+    fn a_clock_that_ran_ahead_holds_no_lease_for_that_long() {
+        const AHEAD_MS: u64 = 365 * 24 * 3_600_000;
+        let leases = Leases::new(1000);
+        let repository = RepositoryKey::new(1).unwrap();
+        let digests = [b"x", b"y", b"z"].map(|bytes| Digest::of(Algorithm::Sha256, bytes));
+        for (digest, now_ms) in digests.iter().zip([AHEAD_MS + 5000, AHEAD_MS + 7000, 5000]) {
+            leases.grant(repository, digest, now_ms);
+        }
+        // What a client was told shortly before the clock was set right stands for a lease time still.
+        for now_ms in [5000, 5999] {
+            assert!(digests.iter().all(|digest| leases.stands(Some(repository), digest, now_ms)));
+        }
+        assert!(digests.iter().all(|digest| !leases.stands(None, digest, 7500)));
+        leases.grant(repository, &digests[0], 7500);
+        assert!(!leases.stands(None, &digests[0], 8750), "and new leases are as ever");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_for_a_while_ends_no_lease_early() {
+        let leases = Leases::new(1000);
+        let repository = RepositoryKey::new(1).unwrap();
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        leases.grant(repository, &digest, 5000);
+        for now_ms in [4000, 4500, 5000, 5999] {
+            assert!(leases.stands(Some(repository), &digest, now_ms), "{now_ms}");
+        }
+        assert!(!leases.stands(None, &digest, 6250));
     }
 
     #[test]

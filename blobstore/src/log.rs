@@ -5,7 +5,6 @@
 //! durable.
 
 use std::collections::VecDeque;
-use std::io;
 
 use bytes::Bytes;
 
@@ -23,6 +22,8 @@ use crate::format::seal::{Place, Seal};
 use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader};
 use crate::format::superblock::SEGMENT_BYTES_MIN;
 use crate::format::{ALIGN_BYTES, LOG_FOLDER, Lsn, SegmentId, aligned};
+use crate::health::Failed;
+use crate::repository::SessionId;
 use crate::segment::table::LogSegment;
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
 
@@ -67,13 +68,34 @@ struct Group {
     done: Completer<Result<(), Refusal>>,
 }
 
-/// What was marked in the locator when the group was enqueued, to be unmarked when it is through.
+/// What was marked when the group was enqueued, to be unmarked when it is through, whether or not anybody waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     /// Blobs whose `links_coming` was raised.
     pub(crate) links_coming: Vec<Digest>,
     /// Blobs that were condemned; they are served again when the DELETE fails.
     pub(crate) condemned: Vec<Digest>,
+    /// The upload session that the group ends.
+    pub(crate) ending: Option<Ending>,
+}
+
+/// An upload session whose commit is on its way.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) session: SessionId,
+    /// Whether the log knows the session.
+    pub(crate) is_logged: bool,
+    /// Its file, and what becomes of that.
+    pub(crate) file: Option<(SegmentId, Fate)>,
+}
+
+/// What becomes of the file of a session when its commit is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is the blob's.
+    Kept,
+    /// The blob existed.
+    Surplus,
 }
 
 /// Where the log ends.
@@ -204,11 +226,6 @@ impl Writer {
     }
 }
 
-enum Room {
-    NoSpace,
-    Poisoned,
-}
-
 impl Engine {
     /// The appender thread.
     pub(crate) fn append_until_closed(&self) {
@@ -228,17 +245,18 @@ impl Engine {
             self.fail(groups, refusal);
             return;
         }
-        if let Err(Room::NoSpace) = self.make_room(&mut writer, &groups) {
-            let (reclaim, store): (Vec<Group>, Vec<Group>) =
-                groups.into_iter().partition(|group| group.purpose == Purpose::Reclaim);
-            self.fail(store, Refusal::NoSpace);
+        if let Err(refusal) = self.make_room(&mut writer, &groups) {
+            // The reserve is for what gives space back.
+            let may_go_on = |group: &Group| refusal == Refusal::NoSpace && group.purpose == Purpose::Reclaim;
+            let (reclaim, refused): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(may_go_on);
+            self.fail(refused, refusal);
             groups = reclaim;
             if groups.is_empty() {
                 return;
             }
             self.release_reserve();
-            if let Err(Room::NoSpace) = self.make_room(&mut writer, &groups) {
-                self.fail(groups, Refusal::NoSpace);
+            if let Err(refusal) = self.make_room(&mut writer, &groups) {
+                self.fail(groups, refusal);
                 return;
             }
         }
@@ -286,15 +304,10 @@ impl Engine {
         let place = Place { segment: current.id, epoch: self.epoch, offset_bytes: current.offset_bytes };
         let position = Position { place, first_lsn, previous: current.seal, time_ms };
         let batch = batch::encode(&self.key, position, records);
-        if let Err(error) = current.file.write_at(&batch.bytes, current.offset_bytes) {
-            // Nothing of it was flushed, and the next batch is written over it: full and read-only disks heal.
-            return Err(
-                refusal_of(&error).unwrap_or_else(|| self.health.poison(&current.id.log_name(), &error))
-            );
-        }
-        if let Err(error) = current.file.sync() {
-            return Err(self.health.poison(&current.id.log_name(), &error));
-        }
+        // After a write that was refused nothing is flushed, and the next batch is written over it.
+        let written = current.file.write_at(&batch.bytes, current.offset_bytes).map_err(Failed::log_write);
+        let flushed = written.and_then(|()| current.file.sync().map_err(Failed::flush));
+        flushed.map_err(|failed| self.health.failed(&current.id.log_name(), &failed))?;
         current.offset_bytes += batch.bytes.len() as u64;
         current.seal = batch.seal;
         writer.next_lsn += batch.records.len() as u64;
@@ -302,7 +315,7 @@ impl Engine {
         Ok((batch, place))
     }
 
-    fn make_room(&self, writer: &mut Writer, groups: &[Group]) -> Result<(), Room> {
+    fn make_room(&self, writer: &mut Writer, groups: &[Group]) -> Result<(), Refusal> {
         let bytes: usize = groups.iter().map(|group| group.bytes).sum();
         let needed = aligned(BATCH_HEADER_BYTES + bytes) as u64;
         let fits = writer
@@ -314,13 +327,13 @@ impl Engine {
 
     /// Makes the next segment and goes over to it. Its space is reserved before the old one is sealed, so that a full disk
     /// leaves the old one as it is.
-    fn next_segment(&self, writer: &mut Writer, needed: u64) -> Result<(), Room> {
+    fn next_segment(&self, writer: &mut Writer, needed: u64) -> Result<(), Refusal> {
         let id = SegmentId(writer.next_segment);
         let name = id.log_name();
         let (file, capacity_bytes) = self.create_segment(&name, needed)?;
         if let Err(refusal) = self.seal_current(writer) {
             drop(self.disk.remove(&name));
-            return Err(if refusal == Refusal::Poisoned { Room::Poisoned } else { Room::NoSpace });
+            return Err(refusal);
         }
         let header = SegmentHeader {
             id,
@@ -332,13 +345,10 @@ impl Engine {
         if let Err(error) = file.write_at(&bytes, 0) {
             // Some file systems find out only now that there is no space. Nothing speaks of the file yet.
             drop(self.disk.remove(&name));
-            return Err(match refusal_of(&error) {
-                Some(_) => Room::NoSpace,
-                None => self.poison_room(&name, &error),
-            });
+            return Err(self.health.failed(&name, &Failed::log_write(error)));
         }
         if let Err(error) = file.sync().and_then(|()| self.disk.sync_dir(LOG_FOLDER)) {
-            return Err(self.poison_room(&name, &error));
+            return Err(self.health.failed(&name, &Failed::flush(error)));
         }
         writer.next_segment += 1;
         self.give_back_tail(writer.previous);
@@ -352,15 +362,16 @@ impl Engine {
     }
 
     /// Makes the file of a segment with room for `needed` bytes. On a disk that is nearly full it is made smaller.
-    fn create_segment(&self, name: &str, needed: u64) -> Result<(Arc<dyn File>, u64), Room> {
+    fn create_segment(&self, name: &str, needed: u64) -> Result<(Arc<dyn File>, u64), Refusal> {
         let least = HEADER_BYTES as u64 + needed + SEAL_ROOM_BYTES;
         let mut wanted = self.segment_bytes;
         loop {
             let capacity_bytes = wanted.max(least);
             match self.disk.create(name, capacity_bytes, Access::Cached) {
                 Ok(file) => return Ok((file, capacity_bytes)),
-                Err(error) if refusal_of(&error).is_none() => return Err(self.poison_room(name, &error)),
-                Err(_) if wanted <= SEGMENT_BYTES_MIN => return Err(Room::NoSpace),
+                Err(error) if refusal_of(&error).is_none() || wanted <= SEGMENT_BYTES_MIN => {
+                    return Err(self.health.failed(name, &Failed::log_write(error)));
+                }
                 Err(_) => wanted /= 4,
             }
         }
@@ -388,11 +399,6 @@ impl Engine {
         {
             drop(file.truncate(previous.end_bytes));
         }
-    }
-
-    fn poison_room(&self, name: &str, error: &io::Error) -> Room {
-        self.health.poison(name, error);
-        Room::Poisoned
     }
 
     fn fail(&self, groups: Vec<Group>, refusal: Refusal) {

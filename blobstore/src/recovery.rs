@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::buffer::AlignedBuffer;
-use crate::disk::{Access, Disk, File};
+use crate::disk::{Access, Disk, File, Lock};
 use crate::engine::{Engine, RESERVE_NAME};
 use crate::error::OpenError;
 use crate::format::batch::ValidBatch;
@@ -17,8 +17,9 @@ use crate::format::seal::{Key, Seal};
 use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader, UNKNOWN_SEAL};
 use crate::format::superblock::Superblock;
 use crate::format::{INDEX_FOLDER, LOG_FOLDER, Lsn, RESERVE_FOLDER, SegmentId};
-use crate::health::{Damage, Health, StoreState};
+use crate::health::{Damage, Failed, Health, StoreState};
 use crate::lease::Leases;
+use crate::lending::Lending;
 use crate::locator::{Change, Locator, SHARDS};
 use crate::log::Log;
 use crate::options::{Options, Threading};
@@ -47,8 +48,13 @@ struct End {
     time_ms: u64,
 }
 
-/// Opens the store on `disk`, whose lock the caller holds.
-pub(crate) fn open(disk: Arc<dyn Disk>, options: Options, now_ms: u64) -> Result<Engine, OpenError> {
+/// Opens the store on `disk`, whose `lock` is held.
+pub(crate) fn open(
+    disk: Arc<dyn Disk>,
+    lock: Box<dyn Lock>,
+    options: Options,
+    now_ms: u64,
+) -> Result<Engine, OpenError> {
     if !options.segment_bytes_are_valid() {
         return Err(OpenError::SegmentBytes(options.segment_bytes));
     }
@@ -58,7 +64,8 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options, now_ms: u64) -> Result
     let segments = find_segments(&*disk, &key, &stored, &mut damage)?;
     let writable = begin_epoch(&*disk, &stored, &segments.found, now_ms)?;
     let epoch = writable.as_ref().unwrap_or(&stored).epoch;
-    let engine = assemble(disk, options, key, writable.as_ref().unwrap_or(&stored).clone(), epoch, now_ms)?;
+    let superblock = writable.as_ref().unwrap_or(&stored).clone();
+    let engine = assemble(disk, lock, options, key, superblock, epoch, now_ms)?;
     for segment in segments.found.values() {
         engine.insert_segment(segment)?;
     }
@@ -156,6 +163,7 @@ fn begin_epoch(
         .into_iter()
         .try_for_each(|folder| disk.create_dir(folder))
         .and_then(|()| solo::make_folder(disk))
+        .map_err(Failed::write)
         .and_then(|()| {
             if stored.sequence == 0 {
                 // A new store has both copies from the start: the key is in no other place.
@@ -166,13 +174,15 @@ fn begin_epoch(
         });
     match begun {
         Ok(()) => Ok(Some(next)),
-        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(None),
-        Err(error) => Err(OpenError::Io { name: "superblock".to_owned(), error }),
+        Err(failed) if failed.error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(None),
+        // Nobody was told of anything yet: an opening that fails needs no poison.
+        Err(failed) => Err(OpenError::Io { name: "superblock".to_owned(), error: failed.error }),
     }
 }
 
 fn assemble(
     disk: Arc<dyn Disk>,
+    lock: Box<dyn Lock>,
     options: Options,
     key: Key,
     superblock: Superblock,
@@ -186,9 +196,11 @@ fn assemble(
         }
     };
     let lease_ms = options.lease_ms;
+    let lending = Arc::new(Lending::new(options.read_ahead_bytes_max));
     Ok(Engine {
         disk,
         pool,
+        lending,
         segment_bytes: superblock.segment_bytes,
         options,
         key,
@@ -203,13 +215,14 @@ fn assemble(
         log: Log::new(None, 1, 1, now_ms),
         garbage: Mutex::default(),
         abandoned: Mutex::default(),
-        fenced_until_ms: 0,
+        fenced_until_ms: AtomicU64::new(0),
         // Not serving yet.
         replay_from: AtomicU64::new(u64::MAX),
         quarantines: AtomicU64::new(0),
         collecting: AtomicBool::new(false),
         checkpointing: Mutex::default(),
         swept: Mutex::new(false),
+        _lock: lock,
     })
 }
 
@@ -343,7 +356,7 @@ impl Engine {
         self.settle_blobs(now_ms, &mut damage);
         if !segments.found.is_empty() {
             // Clients of before were told that blobs exist; their leases are not known any more.
-            self.fenced_until_ms = now_ms.saturating_add(self.options.lease_ms);
+            self.fenced_until_ms = AtomicU64::new(now_ms.saturating_add(self.options.lease_ms));
         }
         let state = if writable && damage.is_empty() {
             StoreState::Writable

@@ -166,9 +166,14 @@ impl Sessions {
         lock(&self.slots).remove(&id);
     }
 
-    /// Sessions that nobody used since `before_ms` and nobody has open, in the order of their ids.
-    pub(crate) fn idle(&self, before_ms: u64) -> Vec<(RepositoryKey, SessionId)> {
-        let mut idle: Vec<(RepositoryKey, SessionId)> = lock(&self.slots)
+    /// Sessions that nobody used since `before_ms` and nobody has open, in the order of their ids. One that is dated after
+    /// `latest_ms`, by a clock that ran ahead, counts as used then.
+    pub(crate) fn idle(&self, before_ms: u64, latest_ms: u64) -> Vec<(RepositoryKey, SessionId)> {
+        let mut slots = lock(&self.slots);
+        for slot in slots.values_mut() {
+            slot.touched_ms = slot.touched_ms.min(latest_ms);
+        }
+        let mut idle: Vec<(RepositoryKey, SessionId)> = slots
             .iter()
             .filter(|(_, slot)| slot.touched_ms <= before_ms && !matches!(slot.state, SlotState::Open))
             .map(|(id, slot)| (slot.repository, *id))

@@ -11,10 +11,12 @@ use crate::completion::Completion;
 use crate::digest::{Algorithm, Digest};
 use crate::disk::{Access, Disk, File};
 use crate::engine::Engine;
+use crate::format::checkpoint::Location;
 use crate::format::seal::Seal;
 use crate::format::segment::{Content, HEADER_BYTES, SegmentHeader};
 use crate::format::solo::{Layout, PAYLOAD_OFFSET_BYTES, Trailer, block_place, encode_tail};
 use crate::format::{BLOCK_BYTES, SOLO_FOLDER, SegmentId, aligned};
+use crate::health::Failed;
 use crate::repository::SessionId;
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, Weak, lock};
 
@@ -54,6 +56,8 @@ pub(crate) struct SealedSolo {
     pub(crate) epoch: u32,
     pub(crate) file: Arc<dyn File>,
     pub(crate) crcs: Vec<u32>,
+    /// Readers that began to go through it, since it was opened.
+    pub(crate) readers: AtomicU32,
 }
 
 impl Solos {
@@ -68,7 +72,10 @@ impl Solos {
 
     /// Closes a file that is being removed.
     pub(crate) fn forget(&self, segment: SegmentId) {
-        lock(&self.open).files.remove(&segment);
+        let mut open = lock(&self.open);
+        if open.files.remove(&segment).is_some() {
+            open.order.retain(|other| *other != segment);
+        }
     }
 
     fn cached(&self, segment: SegmentId) -> Option<Arc<SealedSolo>> {
@@ -124,9 +131,17 @@ impl Engine {
         let trailer = Trailer::decode(tail.as_slice(), &self.key, segment, epoch, &layout)
             .filter(|trailer| trailer.seal == *trailer_seal && trailer.digest == *digest);
         let Some(trailer) = trailer else { return Ok(damaged) };
-        let solo = Arc::new(SealedSolo { segment, epoch, file, crcs: trailer.crcs });
+        let solo =
+            Arc::new(SealedSolo { segment, epoch, file, crcs: trailer.crcs, readers: AtomicU32::new(0) });
         if access == Access::Cached {
             self.solos.keep(&solo);
+            // Whoever deletes the blob takes it out of the locator first and closes the file then. When it is out already, the
+            // file may have been closed before it was kept, and would hold its space for as long as it stays open.
+            let shard = self.locator.read(digest);
+            let location = shard.blobs.get(digest).and_then(|blob| blob.location);
+            if !matches!(location, Some(Location::Solo { segment: held, .. }) if held == segment) {
+                self.solos.forget(segment);
+            }
         }
         Ok(OpenedSolo::Intact(solo))
     }
@@ -158,7 +173,7 @@ pub(crate) struct SoloWriter {
 }
 
 impl SoloWriter {
-    /// Makes a file with its header. Blocks on the disk.
+    /// Makes a file with its header. Blocks on the disk. When its folder cannot be made the store may be poisoned.
     pub(crate) fn create(
         engine: &Arc<Engine>,
         session: SessionId,
@@ -169,7 +184,12 @@ impl SoloWriter {
             let segment = engine.solos.next_id();
             let folder = segment.solo_folder();
             if !lock(&engine.solos.folders).contains(&folder) {
-                engine.disk.create_dir(&folder)?;
+                engine.disk.create_dir(&folder).map_err(|error| {
+                    // It may be the flush of the folder above that failed: with it, the names of all files to come.
+                    let failed = Failed::log_write(error);
+                    engine.health.failed(&folder, &failed);
+                    failed.error
+                })?;
                 lock(&engine.solos.folders).insert(folder);
             }
             match engine.disk.create(&segment.solo_name(), ALLOCATE_STEP_BYTES, Access::Direct) {
@@ -375,8 +395,10 @@ impl SoloWriter {
         move || {
             let flushed =
                 file.sync().and_then(|()| folder.map_or(Ok(()), |folder| engine.disk.sync_dir(&folder)));
-            flushed.inspect_err(|error| {
-                engine.health.poison(&name, error);
+            flushed.map_err(|error| {
+                let failed = Failed::flush(error);
+                engine.health.failed(&name, &failed);
+                failed.error
             })
         }
     }

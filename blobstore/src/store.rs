@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::digest::{Algorithm, Digest};
-use crate::disk::{Counters, Disk, Lock};
+use crate::disk::{Counters, Disk};
 use crate::engine::Engine;
 use crate::error::{LinkError, OpenError, PutError, ReadError, Refusal, UnlinkError, UploadError};
 use crate::format::batch::NewRecord;
@@ -77,12 +77,10 @@ pub struct LinkEntry {
     pub generation: Lsn,
 }
 
-/// An open store.
+/// An open store. Its lock is held until everything that it gave out is dropped as well.
 pub struct Store {
     engine: Arc<Engine>,
     appender: Option<thread::JoinHandle<()>>,
-    // Released last.
-    _lock: Box<dyn Lock>,
 }
 
 impl std::fmt::Debug for Store {
@@ -148,9 +146,9 @@ impl Store {
     /// # Errors
     /// See [`OpenError`]. A damaged log is no error: see [`Store::state`].
     pub fn open(disk: Arc<dyn Disk>, options: Options, now_ms: u64) -> Result<Store, OpenError> {
-        let lock = disk.lock(&format!("process {}", std::process::id()))?;
+        let lock = disk.lock("taffrail")?;
         let threaded = matches!(options.threading, Threading::Pool { .. });
-        let engine = Arc::new(recovery::open(disk, options, now_ms)?);
+        let engine = Arc::new(recovery::open(disk, lock, options, now_ms)?);
         let appender = if threaded {
             let engine = Arc::clone(&engine);
             let append = move || {
@@ -162,7 +160,7 @@ impl Store {
         } else {
             None
         };
-        Ok(Store { engine, appender, _lock: lock })
+        Ok(Store { engine, appender })
     }
 
     /// Finishes what is queued, seals the log and writes a checkpoint, so that the next opening replays nothing.
@@ -239,7 +237,7 @@ impl Store {
         let (ticket, stat) = {
             let mut shard = self.engine.locator.write(digest);
             let len_bytes = shard.linked(from, digest).ok_or(LinkError::Unknown)?.len_bytes;
-            let marks = Marks { links_coming: vec![*digest], condemned: Vec::new() };
+            let marks = Marks { links_coming: vec![*digest], ..Marks::default() };
             let ticket = self.enqueue(vec![link(to, digest)], Purpose::Store, marks, now_ms)?;
             if let Some(blob) = shard.blobs.get_mut(digest) {
                 blob.links_coming += 1;
@@ -291,7 +289,7 @@ impl Store {
             let link = shard.blobs.get(digest).and_then(|blob| blob.link(repository));
             let held = link.is_none_or(|link| link.generation != generation)
                 || shard.pins.contains_key(&(repository, *digest))
-                || now_ms < self.engine.fenced_until_ms
+                || self.engine.is_fenced(now_ms)
                 || self.engine.leases.stands(Some(repository), digest, now_ms);
             if held {
                 return Ok(false);
@@ -453,7 +451,8 @@ impl Store {
     pub async fn expire_sessions(&self, now_ms: u64) -> usize {
         let Some(before_ms) = now_ms.checked_sub(self.engine.options.session_idle_ms) else { return 0 };
         let mut expired = 0;
-        for (repository, id) in self.engine.sessions.idle(before_ms) {
+        let latest_ms = now_ms.saturating_add(self.engine.options.session_idle_ms);
+        for (repository, id) in self.engine.sessions.idle(before_ms, latest_ms) {
             // Taken up again meanwhile, or failing: the next round looks at it once more.
             if let Ok(upload) = Upload::open(Arc::clone(&self.engine), repository, id, before_ms).await
                 && upload.abort(now_ms).await.is_ok()

@@ -6,6 +6,7 @@ use crate::disk::{Access, Disk};
 use crate::error::OpenError;
 use crate::format::superblock::{FORMAT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError};
 use crate::format::{LOG_FOLDER, SUPERBLOCK_NAMES};
+use crate::health::Failed;
 use crate::options::Options;
 use crate::sync::{Mutex, lock};
 
@@ -30,8 +31,9 @@ impl Superblocks {
         lock(&self.0).clone()
     }
 
-    /// Changes the superblock durably. The copy in force is not touched: the next one goes to the other file.
-    pub(crate) fn update(&self, disk: &dyn Disk, change: impl FnOnce(&mut Superblock)) -> io::Result<()> {
+    /// Changes the superblock durably. The copy in force is not touched: the next one goes to the other file, and does so again
+    /// when it could not be written.
+    pub(crate) fn update(&self, disk: &dyn Disk, change: impl FnOnce(&mut Superblock)) -> Result<(), Failed> {
         let mut current = lock(&self.0);
         let mut next = current.clone();
         change(&mut next);
@@ -43,18 +45,19 @@ impl Superblocks {
 }
 
 /// Writes a superblock to the file of its turn, and flushes it.
-pub(crate) fn write(disk: &dyn Disk, superblock: &Superblock) -> io::Result<()> {
+pub(crate) fn write(disk: &dyn Disk, superblock: &Superblock) -> Result<(), Failed> {
     let name = SUPERBLOCK_NAMES[usize::from(superblock.sequence % 2 == 1)];
     let (file, made) = match disk.open(name, Access::Cached) {
         Ok(file) => (file, false),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            (disk.create(name, SUPERBLOCK_BYTES as u64, Access::Cached)?, true)
+            let made = disk.create(name, SUPERBLOCK_BYTES as u64, Access::Cached);
+            (made.map_err(Failed::write)?, true)
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(Failed::write(error)),
     };
-    file.write_at(&superblock.encode(), 0)?;
-    file.sync()?;
-    if made { disk.sync_dir("") } else { Ok(()) }
+    file.write_at(&superblock.encode(), 0).map_err(Failed::write)?;
+    file.sync().map_err(Failed::flush)?;
+    if made { disk.sync_dir("").map_err(Failed::flush) } else { Ok(()) }
 }
 
 /// Reads the superblock in force, or makes that of a new store in an empty folder.

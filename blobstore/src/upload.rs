@@ -18,12 +18,12 @@ use crate::format::record::{Body, HashedOffset, SESSION_CRCS_MAX, SessionRecord}
 use crate::format::solo::PAYLOAD_OFFSET_BYTES;
 use crate::format::{BLOCK_BYTES, UPLOAD_INLINE_BYTES_MAX, aligned};
 use crate::hasher::Hasher;
-use crate::log::{Marks, Purpose, Ticket};
+use crate::log::{Ending, Fate, Marks, Purpose, Ticket};
 use crate::repository::{RepositoryKey, SessionId};
 use crate::session::{Logged, Opened, SessionData};
 use crate::solo::{SoloWriter, WRITE_BYTES};
 use crate::store::{BlobStat, UploadStatus};
-use crate::sync::{Arc, Ordering, lock};
+use crate::sync::{Arc, Ordering};
 
 /// After so many bytes the session is made durable on the way, so that power loss costs no more.
 const DURABLE_EVERY_BYTES: u64 = 64 * 1024 * 1024;
@@ -31,7 +31,8 @@ const DURABLE_EVERY_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes read at once when stored bytes are hashed again.
 const REHASH_BYTES: usize = 1024 * 1024;
 
-/// An upload session that is open for writing. Dropping it leaves the session at the bytes taken in so far.
+/// An upload session that is open for writing. Dropping it leaves the session at the bytes taken in so far, unless
+/// [`Upload::end_when_dropped`] was called.
 pub struct Upload {
     engine: Arc<Engine>,
     repository: RepositoryKey,
@@ -39,6 +40,16 @@ pub struct Upload {
     /// `None` once the session is over.
     data: Option<Box<SessionData>>,
     mark: Mark,
+    when_dropped: WhenDropped,
+}
+
+/// What becomes of a session whose writer is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WhenDropped {
+    /// It stands where the writer left it, for the next one.
+    Stands,
+    /// It is over.
+    Ends,
 }
 
 /// Where the session stood when it was opened.
@@ -75,7 +86,8 @@ impl Upload {
         };
         let mark = Mark { offset_bytes: 0, hasher: Hasher::new(data.algorithm), tail: None, tail_len: 0 };
         // From here on a drop puts the session back.
-        let mut upload = Upload { engine, repository, id, data: Some(data), mark };
+        let when_dropped = WhenDropped::Stands;
+        let mut upload = Upload { engine, repository, id, data: Some(data), mark, when_dropped };
         if let Err(error) = loaded {
             return Err(upload.fail(error).await);
         }
@@ -91,6 +103,12 @@ impl Upload {
             };
         }
         Ok(upload)
+    }
+
+    /// From now on the session ends with this writer, however that ends: for uploads of one request, whose session nobody was told
+    /// of. A session that becomes a blob is over in any case.
+    pub fn end_when_dropped(&mut self) {
+        self.when_dropped = WhenDropped::Ends;
     }
 
     /// Where the next byte goes.
@@ -162,7 +180,8 @@ impl Upload {
         let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
         let (engine, id, algorithm) = (Arc::clone(&self.engine), self.id, data.algorithm);
         let created = self.engine.pool.run(move || SoloWriter::create(&engine, id, algorithm, now_ms));
-        let mut solo = created.await.unwrap_or_else(|| Err(closing())).map_err(write_error)?;
+        let created = created.await.unwrap_or_else(|| Err(closing()));
+        let mut solo = created.map_err(|error| solo_error(&self.engine, error))?;
         self.engine.sessions.sub_memory(data.tail.len());
         let tail = std::mem::take(&mut data.tail);
         let whole = tail.len() / WRITE_BYTES * WRITE_BYTES;
@@ -348,23 +367,20 @@ impl Upload {
                 Body::Blob { digest, len_bytes, payload_offset_bytes: 0 }
             }
         };
-        let (exists, ticket) = self.enqueue_blob(digest, body, payload, now_ms)?;
-        // The blob is on its way: the session is over whether or not anybody waits for it.
-        let over = Over::new(&engine, self.id, self.data.take(), exists);
-        let outcome = engine.wait(ticket).await;
-        over.finish(outcome);
-        outcome?;
+        let ticket = self.enqueue_blob(digest, body, payload, now_ms)?;
+        let _over = Over::new(&engine, self.id, self.data.take());
+        engine.wait(ticket).await?;
         Ok(BlobStat { digest, len_bytes })
     }
 
-    /// Enqueues the blob, or only its link when it exists. Says whether it does.
+    /// Enqueues the blob, or only its link when it exists.
     fn enqueue_blob(
         &self,
         digest: Digest,
         body: Body,
         payload: Bytes,
         now_ms: u64,
-    ) -> Result<(bool, Ticket), Refusal> {
+    ) -> Result<Ticket, Refusal> {
         let engine = &self.engine;
         let mut records = Vec::new();
         let mut marks = Marks::default();
@@ -378,15 +394,20 @@ impl Upload {
         }
         let link = Body::Link { repository: self.repository, digest };
         records.push(NewRecord { body: link, payload: Bytes::new() });
-        if self.data.as_ref().is_some_and(|data| data.is_logged) {
+        let is_logged = self.data.as_ref().is_some_and(|data| data.is_logged);
+        if is_logged {
             records.push(NewRecord { body: Body::SessionEnd { session: self.id }, payload: Bytes::new() });
         }
+        let fate = if exists { Fate::Surplus } else { Fate::Kept };
+        let solo = self.data.as_ref().and_then(|data| data.solo.as_ref());
+        let file = solo.map(|solo| (solo.segment, fate));
+        marks.ending = Some(Ending { session: self.id, is_logged, file });
         let ticket = engine.log.enqueue(records, Purpose::Store, marks, now_ms)?;
         if let Some(blob) = shard.blobs.get_mut(&digest).filter(|_| exists) {
             blob.links_coming += 1;
         }
         engine.leases.grant(self.repository, &digest, now_ms);
-        Ok((exists, ticket))
+        Ok(ticket)
     }
 
     /// Reads the unit being filled back from the file.
@@ -441,6 +462,10 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         let Some(mut data) = self.data.take() else { return };
+        if self.when_dropped == WhenDropped::Ends {
+            end_unattended(&self.engine, self.id, *data);
+            return;
+        }
         if let Some(solo) = data.solo.as_mut() {
             // The unit being filled waits in the file, not in memory; whoever opens the session waits for the write.
             if data.parked_bytes == 0 {
@@ -466,7 +491,8 @@ impl Mark {
     }
 }
 
-/// A session whose blob is on its way. Dropped unfinished it cleans up as if the commit had succeeded: the log decides.
+/// A session whose blob is on its way: it is over, whether or not anybody waits for the log. What becomes of its file is up to
+/// the log ([`Ending`]).
 struct Over {
     engine: Arc<Engine>,
     id: SessionId,
@@ -474,27 +500,11 @@ struct Over {
 }
 
 impl Over {
-    /// `exists` says that the blob existed, so that the file is not needed.
-    fn new(engine: &Arc<Engine>, id: SessionId, mut data: Option<Box<SessionData>>, exists: bool) -> Over {
-        if let Some(solo) = data.as_mut().and_then(|data| data.solo.as_mut()).filter(|_| !exists) {
+    fn new(engine: &Arc<Engine>, id: SessionId, mut data: Option<Box<SessionData>>) -> Over {
+        if let Some(solo) = data.as_mut().and_then(|data| data.solo.as_mut()) {
             solo.keep();
         }
         Over { engine: Arc::clone(engine), id, data }
-    }
-
-    /// After a failure it is not certain that no record names the file: it is removed when it is. The log is told that the
-    /// session is over, as far as it takes anything in.
-    fn finish(mut self, outcome: Result<(), Refusal>) {
-        let Some(data) = self.data.as_mut().filter(|_| outcome.is_err()) else { return };
-        if let Some(solo) = data.solo.as_mut() {
-            solo.keep();
-            lock(&self.engine.abandoned).push(solo.segment);
-        }
-        if data.is_logged {
-            let record = NewRecord { body: Body::SessionEnd { session: self.id }, payload: Bytes::new() };
-            // Not at the cost of the reserve: it is for deletions, and a push that did not fit is no deletion.
-            drop(self.engine.log.enqueue(vec![record], Purpose::Store, Marks::default(), 0));
-        }
     }
 }
 
@@ -547,6 +557,25 @@ async fn end_file(
     }
     // With the data goes the writer, and with the writer the file.
     Ok(())
+}
+
+/// The same without waiting: the file goes at once, or, when the log knows it, with the record of the end.
+fn end_unattended(engine: &Arc<Engine>, id: SessionId, mut data: SessionData) {
+    engine.sessions.sub_memory(data.memory_bytes());
+    engine.sessions.remove(id);
+    if !data.is_logged {
+        return;
+    }
+    let file = data.solo.as_ref().map(|solo| (solo.segment, Fate::Surplus));
+    let ending = Some(Ending { session: id, is_logged: true, file });
+    let record = NewRecord { body: Body::SessionEnd { session: id }, payload: Bytes::new() };
+    let marks = Marks { ending, ..Marks::default() };
+    // A log that takes nothing in any more brings the session back with the next opening, and it expires.
+    if engine.log.enqueue(vec![record], Purpose::Reclaim, marks, 0).is_ok()
+        && let Some(solo) = data.solo.as_mut()
+    {
+        solo.keep();
+    }
 }
 
 /// Takes up a session that the log knows: at the acknowledged offset when the file still holds what was hashed, else at the

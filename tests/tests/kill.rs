@@ -3,13 +3,17 @@
 //! A kill leaves the page cache alone, so this test is about order and recovery, not about syncing; `powercut.rs` is
 //! about that.
 
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use taffrail_tests::fsck::{self, Ended};
+use taffrail_tests::images::noise;
 use taffrail_tests::ledger::Depth;
 use taffrail_tests::load::{Fault, Load};
+use taffrail_tests::scene::PUBLIC;
 use taffrail_tests::server::{Options, Server};
 use taffrail_tests::settings;
 use taffrail_tests::tools::say;
@@ -22,6 +26,9 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 
 /// Longer than any push of the load takes, so that no layer goes between its HEAD and its manifest.
 const LEASE_SECS: u64 = 10;
+
+/// One killed store in so many is checked as it lies; a check reads every blob.
+const CHECKED_ONE_IN: u64 = 10;
 
 /// Acknowledgements that a cycle must average for the test to mean anything.
 const ACKNOWLEDGED_MIN: u64 = 5;
@@ -48,6 +55,11 @@ fn what_was_acknowledged_survives_kill_9() -> Result<()> {
             server.log_tail()
         );
         acknowledged += round.acknowledged;
+        // Before anything puts right what the kill left.
+        if cycle % CHECKED_ONE_IN == 0 || cycle == cycles {
+            fsck::check(server.data_dir(), Ended::ByCrash, fsck::Depth::Checksums)
+                .with_context(|| format!("cycle {cycle}, seed {seed}"))?;
+        }
         // Every fifth start is killed as well, in the middle of its recovery if the moment is right.
         if cycle % 5 == 0 {
             interrupt_recovery(&mut server, &mut random)?;
@@ -73,6 +85,30 @@ fn what_was_acknowledged_survives_kill_9() -> Result<()> {
     ));
     ensure!(acknowledged >= cycles * ACKNOWLEDGED_MIN, "the load hardly ran: {acknowledged} acknowledged");
     ensure!(server.terminate()?.success(), "the server did not drain\n{}", server.log_tail());
+    let left = fsck::check(server.data_dir(), Ended::InOrder, fsck::Depth::Digests)
+        .with_context(|| format!("seed {seed}"))?;
+    say(&format!(
+        "kill -9: the checker read {} blobs of the closed store; traces {:?}",
+        left.blobs, left.traces
+    ));
+    Ok(())
+}
+
+/// The control: a checker that finds nothing wrong with a store that lost a batch would prove nothing above.
+#[test]
+fn a_batch_that_is_gone_is_no_trace_of_a_crash() -> Result<()> {
+    let mut server = Server::start()?;
+    let admin = server.admin()?;
+    for number in 0..5 {
+        admin.push_blob(&format!("{PUBLIC}/control"), &noise(number, 5_000))?;
+    }
+    server.kill9()?;
+    fsck::check(server.data_dir(), Ended::ByCrash, fsck::Depth::Checksums)?;
+    let segment = server.data_dir().join("store/log/0000000000000001.seg");
+    // Header, and the first batch.
+    std::fs::OpenOptions::new().write(true).open(segment)?.write_all_at(&[0; 4096], 4096)?;
+    let checked = fsck::check(server.data_dir(), Ended::ByCrash, fsck::Depth::Checksums);
+    ensure!(checked.is_err(), "a lost batch is called {checked:?}");
     Ok(())
 }
 

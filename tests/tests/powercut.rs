@@ -4,12 +4,14 @@
 //! The control runs the same with every sync answered and none done. It must lose something, or this test could not
 //! see a server that forgets to sync.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use taffrail_tests::fsck::{self, Ended};
 use taffrail_tests::ledger::Depth;
 use taffrail_tests::load::{Fault, Load};
 use taffrail_tests::loop_disk::{LoopDisk, NEEDS};
@@ -97,9 +99,12 @@ fn what_was_acknowledged_survives_a_power_cut() -> Result<()> {
     say(&format!("power cut: seed {seed}"));
     let mut random = StdRng::seed_from_u64(seed);
     let mut rig = PowerCut::prepare(seed)?;
-    let (mut acknowledged, mut checked) = (0, 0);
+    let (mut acknowledged, mut checked, mut traces) = (0, 0, BTreeSet::new());
     for round in 1..=rounds {
         acknowledged += rig.cut(Duration::from_millis(random.random_range(100..ROUND_MS_MAX)))?;
+        let left = fsck::check(rig.server.data_dir(), Ended::ByCrash, fsck::Depth::Checksums)
+            .with_context(|| format!("round {round}, seed {seed}"))?;
+        traces.extend(left.traces.into_keys());
         rig.server.restart().with_context(|| format!("round {round}, seed {seed}"))?;
         let depth = if round == rounds { Depth::Full } else { Depth::Recent };
         let verdict = rig.load.check(depth)?;
@@ -115,6 +120,13 @@ fn what_was_acknowledged_survives_a_power_cut() -> Result<()> {
         "power cut: {rounds} rounds, {acknowledged} acknowledged, {checked} promises checked, 0 lost"
     ));
     ensure!(acknowledged >= rounds, "the load hardly ran: {acknowledged} acknowledged");
+    ensure!(rig.server.terminate()?.success(), "the server did not drain\n{}", rig.server.log_tail());
+    let left = fsck::check(rig.server.data_dir(), Ended::InOrder, fsck::Depth::Digests)
+        .with_context(|| format!("seed {seed}"))?;
+    say(&format!(
+        "power cut: the checker read {} blobs of the closed store; the cuts left traces of {traces:?}, the end of {:?}",
+        left.blobs, left.traces
+    ));
     Ok(())
 }
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use reqwest::Method;
 use serde_json::json;
+use taffrail_tests::binary;
 use taffrail_tests::http::{Extra, sha256};
 use taffrail_tests::images::{Image, noise};
 use taffrail_tests::loop_disk::{self, LoopDisk};
 use taffrail_tests::scene::{self, Scene};
-use taffrail_tests::server::{Options, Server, Tls, binary};
+use taffrail_tests::server::{Options, Server, Tls};
 use taffrail_tests::tools::{self, Tool, say};
 
 const OCTETS: &str = "application/octet-stream";
@@ -295,7 +296,7 @@ fn a_configuration_with_an_unknown_key_is_refused_by_name() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("taffrail.yaml");
     std::fs::write(&file, "tls:\n  mood: off\n")?;
-    let output = Command::new(binary()?).args(["config", "check", "--config"]).arg(&file).output()?;
+    let output = Command::new(binary::server()?).args(["config", "check", "--config"]).arg(&file).output()?;
     let said =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     ensure!(!output.status.success());
@@ -306,7 +307,7 @@ fn a_configuration_with_an_unknown_key_is_refused_by_name() -> Result<()> {
 #[test]
 fn plain_http_for_other_machines_needs_a_word() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let output = Command::new(binary()?)
+    let output = Command::new(binary::server()?)
         .args(["serve", "--listen", "0.0.0.0:0", "--data-dir"])
         .arg(dir.path().join("data"))
         .output()?;
@@ -324,7 +325,7 @@ fn a_server_makes_its_own_certificate_and_keeps_it() -> Result<()> {
     let mut served = Vec::new();
     for _ in 0..2 {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut child = Command::new(binary()?)
+        let mut child = Command::new(binary::server()?)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
             .arg(data_dir.as_deref().context("a folder")?)
             .env("TAFFRAIL__TLS__MODE", "self_signed")

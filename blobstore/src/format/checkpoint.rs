@@ -273,8 +273,22 @@ fn put_location(out: &mut Vec<u8>, location: &Location) {
     }
 }
 
+/// The same, or one zero byte.
+pub(super) fn put_optional_location(out: &mut Vec<u8>, location: Option<&Location>) {
+    match location {
+        Some(location) => put_location(out, location),
+        None => out.push(0),
+    }
+}
+
 fn location(fields: &mut Fields<'_>) -> Option<Location> {
-    Some(match fields.u8()? {
+    optional_location(fields)?
+}
+
+/// A location, or none where there is a zero byte.
+pub(super) fn optional_location(fields: &mut Fields<'_>) -> Option<Option<Location>> {
+    Some(Some(match fields.u8()? {
+        0 => return Some(None),
         1 => Location::Inline(Place {
             segment: SegmentId(fields.u64()?),
             epoch: fields.u32()?,
@@ -286,7 +300,7 @@ fn location(fields: &mut Fields<'_>) -> Option<Location> {
             trailer: fields.array()?,
         },
         _ => return None,
-    })
+    }))
 }
 
 /// Makes a frame of the encoded entries in `body`, to be written at `offset_bytes`.

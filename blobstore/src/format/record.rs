@@ -7,6 +7,7 @@
 //!   0 u8 type    1 u8 version    2 u16 length of the record, a multiple of 8    4 u32 zero    8 u64 lsn    16 body, zero-padded
 //! ```
 
+use super::checkpoint::{Location, optional_location, put_optional_location};
 use super::seal::{SEAL_BYTES, Seal};
 use super::wire::{Fields, put_digest};
 use super::{Lsn, SegmentId};
@@ -76,10 +77,12 @@ pub enum Body {
         /// Which.
         digest: Digest,
     },
-    /// The blob's bytes are damaged: it is not served until it is pushed again.
+    /// The blob's bytes are damaged where they lie: it is not served from there.
     Corrupt {
         /// Which.
         digest: Digest,
+        /// Which copy. `None` in records of programs that did not say: whatever the blob's location is at that point of the log.
+        location: Option<Location>,
     },
     /// Where an upload session stands.
     Session(SessionRecord),
@@ -219,7 +222,11 @@ fn encode_body(body: &Body, out: &mut Vec<u8>) {
             out.extend_from_slice(&repository.number().to_le_bytes());
             put_digest(out, digest);
         }
-        Body::Delete { digest } | Body::Corrupt { digest } => put_digest(out, digest),
+        Body::Delete { digest } => put_digest(out, digest),
+        Body::Corrupt { digest, location } => {
+            put_digest(out, digest);
+            put_optional_location(out, location.as_ref());
+        }
         Body::Session(session) => session.encode(out),
         Body::SessionEnd { session } => out.extend_from_slice(session.bytes()),
         Body::SegmentDrop { segment } => out.extend_from_slice(&segment.0.to_le_bytes()),
@@ -241,7 +248,7 @@ fn decode_body(number: u8, fields: &mut Fields<'_>) -> Option<Body> {
         3 => Body::Link { repository: RepositoryKey::new(fields.u64()?)?, digest: fields.digest()? },
         4 => Body::Unlink { repository: RepositoryKey::new(fields.u64()?)?, digest: fields.digest()? },
         5 => Body::Delete { digest: fields.digest()? },
-        6 => Body::Corrupt { digest: fields.digest()? },
+        6 => Body::Corrupt { digest: fields.digest()?, location: optional_location(fields)? },
         7 => Body::Session(SessionRecord::decode(fields)?),
         8 => Body::SessionEnd { session: SessionId::new(fields.array()?) },
         9 => Body::SegmentDrop { segment: SegmentId(fields.u64()?) },
@@ -310,6 +317,7 @@ const _: () = assert!(HasherState::BYTES_MAX <= u8::MAX as usize);
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::seal::Place;
     use super::*;
     use crate::hasher::Hasher;
 
@@ -331,7 +339,19 @@ pub(super) mod tests {
             Body::Link { repository, digest: long },
             Body::Unlink { repository, digest },
             Body::Delete { digest },
-            Body::Corrupt { digest: long },
+            Body::Corrupt { digest: long, location: None },
+            Body::Corrupt {
+                digest,
+                location: Some(Location::Inline(Place {
+                    segment: SegmentId(4),
+                    epoch: 2,
+                    offset_bytes: 8320,
+                })),
+            },
+            Body::Corrupt {
+                digest: long,
+                location: Some(Location::Solo { segment: SegmentId(9), epoch: 1, trailer: [5; 32] }),
+            },
             Body::Session(SessionRecord {
                 session,
                 repository,
@@ -358,6 +378,23 @@ pub(super) mod tests {
             let mut out = Vec::new();
             record.encode(&mut out);
             assert_eq!(Record::decode(&out), Some((record, out.len())));
+        }
+    }
+
+    /// What programs wrote before the location was: the digest, and padding, in which no location begins with a zero.
+    #[test]
+    fn a_corrupt_record_without_location_is_still_read() {
+        for digest in [Digest::of(Algorithm::Sha256, b"x"), Digest::of(Algorithm::Sha512, b"x")] {
+            let mut old = vec![6, 1, 0, 0, 0, 0, 0, 0];
+            old.extend_from_slice(&9_u64.to_le_bytes());
+            put_digest(&mut old, &digest);
+            old.resize(old.len().next_multiple_of(8), 0);
+            old[2] = u8::try_from(old.len()).unwrap();
+            let body = Body::Corrupt { digest, location: None };
+            assert_eq!(Record::decode(&old), Some((Record { lsn: 9, body: body.clone() }, old.len())));
+            let mut out = Vec::new();
+            Record { lsn: 9, body }.encode(&mut out);
+            assert_eq!(out, old, "and without a location it is what it was");
         }
     }
 

@@ -44,6 +44,8 @@ enum Refused {
     NoSpace,
     Poisoned,
     ReadOnly,
+    /// A write that nothing relies on failed.
+    WriteFailed,
     Io,
 }
 
@@ -53,6 +55,7 @@ impl Refused {
             Refusal::NoSpace => Ok(Refused::NoSpace),
             Refusal::Poisoned => Ok(Refused::Poisoned),
             Refusal::ReadOnly => Ok(Refused::ReadOnly),
+            Refusal::WriteFailed => Ok(Refused::WriteFailed),
             other => Err(format!("refused as {other:?}")),
         }
     }
@@ -63,6 +66,7 @@ impl Refused {
             Refused::NoSpace => "no space",
             Refused::Poisoned => "poisoned",
             Refused::ReadOnly => "read-only",
+            Refused::WriteFailed => "write failed",
             Refused::Io => "i/o error",
         }
     }
@@ -139,6 +143,11 @@ impl Trial {
                 ensure!(
                     refused != Refused::Poisoned || poisoned(&is),
                     "refused as poisoned, and the state is {is:?}"
+                );
+                ensure!(
+                    refused != Refused::WriteFailed
+                        || (is == was && matches!(op, Checkpoint | Collect { .. })),
+                    "{op:?} failed for a write that nothing relies on, and the state is {is:?}"
                 );
                 self.otherwise.push(after);
             }
@@ -404,6 +413,83 @@ fn nothing_is_lost_when_any_other_change_fails() {
 #[test]
 fn nothing_is_lost_when_anything_that_looks_fails() {
     sweep(&[Call::Open, Call::Read, Call::List], FaultError::Io);
+}
+
+/// A store with log segments that may go, so that the next collection writes superblocks.
+fn with_segments_to_drop() -> Trial {
+    let mut trial = Trial::on(SimDisk::new(), 1_000_000, BTreeSet::new());
+    trial.open().unwrap();
+    let mut ops = history();
+    ops.extend(ops.clone());
+    for op in ops {
+        trial.attempt(&op).unwrap_or_else(|error| panic!("{op:?}: {error}"));
+    }
+    let unlinks = trial.links.clone().into_iter().map(|(repository, blob)| Unlink { repository, blob });
+    let then = [Tick { ms: 60_000 }, Collect { budget: 1 }, Checkpoint];
+    for op in unlinks.chain(then).collect::<Vec<_>>() {
+        assert_eq!(trial.attempt(&op), Ok(None), "{op:?}");
+    }
+    trial
+}
+
+/// A collection poisoned the store when a superblock could not be written, although the one in force was as it had been.
+#[test]
+fn a_superblock_or_checkpoint_that_cannot_be_written_refuses_and_harms_nothing() {
+    for (op, within) in [(Checkpoint, "SUPER"), (Checkpoint, "index/"), (Collect { budget: 100 }, "SUPER")] {
+        for (error, expected) in
+            [(FaultError::Io, Refused::WriteFailed), (FaultError::NoSpace, Refused::NoSpace)]
+        {
+            let mut trial = with_segments_to_drop();
+            trial.disk.inject(Fault::on(&[Call::Write], error).within(within));
+            assert_eq!(trial.attempt(&op), Ok(Some(expected)), "{op:?}, {error:?} in {within}");
+            assert_eq!(trial.store().state(), StoreState::Writable);
+            assert_eq!(trial.attempt(&Push { repository: 0, blob: 3 }), Ok(None), "pushes go on");
+            trial.disk.heal();
+            let segments = trial.store().stats().log_segments;
+            assert_eq!(trial.attempt(&op), Ok(None), "{op:?}, when the disk is well again");
+            assert!(op == Checkpoint || trial.store().stats().log_segments < segments);
+            trial.store = None;
+            for seed in 0..4 {
+                trial.reopen_after(trial.disk.crash(seed)).unwrap();
+            }
+        }
+    }
+}
+
+/// A flush that failed for want of space was taken for a write that did, and the next one for a success.
+#[test]
+fn a_flush_that_fails_poisons_whatever_it_says_and_wherever_it_is() {
+    let checkpoint = [(Call::Sync, "SUPER"), (Call::Sync, "index/"), (Call::SyncDir, "index")];
+    let collect = [(Call::Sync, "SUPER"), (Call::SyncDir, "log")];
+    let faults = checkpoint.map(|(call, within)| (Checkpoint, call, within)).into_iter();
+    let faults = faults.chain(collect.map(|(call, within)| (Collect { budget: 100 }, call, within)));
+    for (op, call, within) in faults {
+        for error in [FaultError::Io, FaultError::NoSpace, FaultError::ReadOnly] {
+            let mut trial = with_segments_to_drop();
+            trial.disk.inject(Fault::on(&[call], error).within(within).times(1));
+            let refused = trial.attempt(&op);
+            assert_eq!(refused, Ok(Some(Refused::Poisoned)), "{op:?}, {error:?} from {call:?} of {within}");
+            let push = trial.attempt(&Push { repository: 0, blob: 3 });
+            assert_eq!(push, Ok(Some(Refused::Poisoned)), "nothing is acknowledged any more");
+            trial.store = None;
+            for seed in 0..4 {
+                trial.reopen_after(trial.disk.crash(seed)).unwrap();
+            }
+        }
+    }
+}
+
+/// The making of a folder flushes the one above, and a second try would say that the names in it are durable.
+#[test]
+fn a_folder_that_cannot_be_made_poisons_unless_the_disk_is_full() {
+    for (error, expected) in [(FaultError::Io, Refused::Poisoned), (FaultError::NoSpace, Refused::NoSpace)] {
+        let mut trial = Trial::on(SimDisk::new(), 1_000_000, BTreeSet::new());
+        trial.open().unwrap();
+        trial.disk.inject(Fault::on(&[Call::CreateDir], error).within("solo/").times(1));
+        assert_eq!(trial.attempt(&Push { repository: 0, blob: 12 }), Ok(Some(expected)));
+        let again = trial.attempt(&Push { repository: 0, blob: 12 }).unwrap();
+        assert_eq!(again, (expected == Refused::Poisoned).then_some(expected));
+    }
 }
 
 #[test]

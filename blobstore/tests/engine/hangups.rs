@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use taffrail_blobstore::disk::sim::SimDisk;
+use taffrail_blobstore::disk::sim::{Call, Fault, FaultError, SimDisk};
 use taffrail_blobstore::{
-    Algorithm, Digest, Options, RepositoryKey, SessionId, Store, Threading, UploadError,
+    Algorithm, Digest, Options, PutError, Refusal, RepositoryKey, SessionId, Store, Threading, UploadError,
 };
 
 use crate::world::wait;
@@ -102,12 +102,72 @@ fn an_upload_that_is_aborted_by_one_who_hangs_up_leaves_no_file() {
         let mut aborted = pin!(store.abort_upload(repository(), id, NOW_MS));
         assert!(is_pending(aborted.as_mut()), "the end of the session waits in the queue");
     }
-    let files: usize = (0..=0xff_u64).map(|number| solo_files(&disk, number)).sum();
-    assert_eq!(files, 0);
+    assert_eq!(all_solo_files(&disk), 0);
     assert!(matches!(store.upload_status(repository(), id, NOW_MS), Err(UploadError::Unknown)));
 }
 
-fn solo_files(disk: &SimDisk, folder: u64) -> usize {
-    use taffrail_blobstore::disk::Disk as _;
-    disk.list(&format!("solo/{folder:02x}")).unwrap().len()
+/// When the batch of a commit failed and nobody waited for it any more, its file lay there until the next start.
+#[test]
+fn a_commit_that_fails_after_its_client_hung_up_leaves_no_file_and_no_session() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (bytes, digest) = content();
+    let id = SessionId::new([1; 16]);
+    store.begin_upload(repository(), Algorithm::Sha256, id, NOW_MS).unwrap();
+    let mut upload = wait(store.open_upload(repository(), id, NOW_MS)).unwrap();
+    wait(upload.write(bytes, NOW_MS)).unwrap();
+    wait(upload.acknowledge(NOW_MS)).unwrap();
+    let upload = wait(store.open_upload(repository(), id, NOW_MS)).unwrap();
+    {
+        let _hold = store.hold_commits();
+        let mut committed = pin!(upload.commit(&digest, NOW_MS));
+        assert!(is_pending(committed.as_mut()), "the blob waits in the queue");
+    }
+    // The batch that fails, and one that lies in its place: only from then on it is sure that no record names the file.
+    disk.inject(Fault::on(&[Call::Write], FaultError::NoSpace).within("log/").times(1));
+    let other = |byte: u8| (Bytes::from(vec![byte; 100]), Digest::of(Algorithm::Sha256, &[byte; 100]));
+    let (other_bytes, other_digest) = other(1);
+    let refused = wait(store.put(repository(), &other_digest, other_bytes, &[], NOW_MS));
+    assert!(matches!(refused, Err(PutError::Refused(Refusal::NoSpace))), "{refused:?}");
+    let (other_bytes, other_digest) = other(2);
+    wait(store.put(repository(), &other_digest, other_bytes, &[], NOW_MS)).unwrap();
+    assert_eq!(all_solo_files(&disk), 0);
+    drop(store);
+    let store = open(&disk);
+    assert!(store.stat(repository(), &digest, NOW_MS).is_err());
+    assert_eq!(store.stats().sessions, 0, "the log knows that the session is over");
+}
+
+/// An upload of one request has a session that nobody was told of. It stayed until it expired when the request was given up.
+#[test]
+fn a_session_that_ends_with_its_writer_leaves_nothing_in_memory_on_disk_and_in_the_log() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (bytes, _) = content();
+    for (number, len, is_logged) in [(1, 100, false), (2, bytes.len(), false), (3, bytes.len(), true)] {
+        let id = SessionId::new([number; 16]);
+        store.begin_upload(repository(), Algorithm::Sha256, id, NOW_MS).unwrap();
+        let mut upload = wait(store.open_upload(repository(), id, NOW_MS)).unwrap();
+        wait(upload.write(bytes.slice(..len), NOW_MS)).unwrap();
+        if is_logged {
+            wait(upload.acknowledge(NOW_MS)).unwrap();
+            upload = wait(store.open_upload(repository(), id, NOW_MS)).unwrap();
+        }
+        upload.end_when_dropped();
+        drop(upload);
+        let gone = store.upload_status(repository(), id, NOW_MS);
+        assert!(matches!(gone, Err(UploadError::Unknown)), "{number}: {gone:?}");
+        let stats = store.stats();
+        assert_eq!((stats.sessions, stats.session_memory_bytes), (0, 0), "{number}");
+        // The next commit takes the end of the session along.
+        let digest = Digest::of(Algorithm::Sha256, &[number]);
+        wait(store.put(repository(), &digest, Bytes::from(vec![number]), &[], NOW_MS)).unwrap();
+        assert_eq!(all_solo_files(&disk), 0, "{number}");
+    }
+    drop(store);
+    assert_eq!(open(&disk).stats().sessions, 0);
+}
+
+fn all_solo_files(disk: &SimDisk) -> usize {
+    disk.files().into_iter().filter(|(name, _)| name.starts_with("solo/")).count()
 }

@@ -27,7 +27,7 @@ type Name = (&'static str, &'static str);
 type Figure<T> = (Name, fn(&T) -> u64);
 
 const WRITABLE: Name = ("store_writable", "1 while the store takes writes.");
-const POISONED: Name = ("store_poisoned", "1 after a failed write or flush.");
+const POISONED: Name = ("store_poisoned", "1 after a failed flush, or a failed write of the log.");
 const DAMAGES: Name = ("store_damages", "Damaged places for which the store is read-only.");
 const STORE_GAUGES: [Figure<Stats>; 8] = [
     (("store_blobs", "Blobs."), |stats| stats.blobs),

@@ -53,8 +53,10 @@ impl Contents {
                 Body::Delete { digest } => {
                     self.blobs.remove(digest);
                 }
-                Body::Corrupt { digest } => {
-                    if let Some(blob) = self.blobs.get_mut(digest) {
+                Body::Corrupt { digest, location } => {
+                    if let Some(blob) = self.blobs.get_mut(digest)
+                        && (location.is_none() || *location == blob.location)
+                    {
                         blob.quarantined = true;
                     }
                 }

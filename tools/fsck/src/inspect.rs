@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 use taffrail_blobstore::disk::{Access, Disk};
 use taffrail_blobstore::format::batch::ValidBatch;
+use taffrail_blobstore::format::checkpoint::Location;
 use taffrail_blobstore::format::record::{Body, Record};
-use taffrail_blobstore::format::seal::Key;
+use taffrail_blobstore::format::seal::{Key, Place};
 use taffrail_blobstore::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader};
 use taffrail_blobstore::format::{ALIGN_BYTES, LOG_FOLDER, SUPERBLOCK_NAMES, SegmentId};
 use taffrail_blobstore::segment::scan::{Found, Scan, epoch_of};
@@ -301,8 +302,12 @@ fn print_record(segment: SegmentId, record: &Record, printer: &mut Printer<'_>) 
         Body::Delete { digest } => {
             (format!("DELETE {digest}"), json!({"type": "DELETE", "digest": digest.to_string()}))
         }
-        Body::Corrupt { digest } => {
-            (format!("CORRUPT {digest}"), json!({"type": "CORRUPT", "digest": digest.to_string()}))
+        Body::Corrupt { digest, location } => {
+            let (text, location) = location_text(location.as_ref());
+            (
+                format!("CORRUPT {digest}{text}"),
+                json!({"type": "CORRUPT", "digest": digest.to_string(), "location": location}),
+            )
         }
         Body::Session(session) => (
             format!(
@@ -341,6 +346,21 @@ fn print_record(segment: SegmentId, record: &Record, printer: &mut Printer<'_>) 
     };
     let value = json!({"segment": segment.to_string(), "lsn": lsn, "record": body});
     printer.print(&format!("    {lsn} {text}"), &value)
+}
+
+/// Where a record says that bytes lie.
+fn location_text(location: Option<&Location>) -> (String, Value) {
+    match location {
+        None => (String::new(), Value::Null),
+        Some(Location::Inline(Place { segment, epoch, offset_bytes })) => (
+            format!(" in segment {segment} epoch {epoch} at {offset_bytes}"),
+            json!({"segment": segment.to_string(), "epoch": epoch, "offset_bytes": offset_bytes}),
+        ),
+        Some(Location::Solo { segment, epoch, trailer }) => (
+            format!(" in file {segment} epoch {epoch}"),
+            json!({"file": segment.to_string(), "epoch": epoch, "trailer": hex(trailer)}),
+        ),
+    }
 }
 
 fn print_solos(disk: &dyn Disk, key: &Key, printer: &mut Printer<'_>) -> io::Result<()> {

@@ -72,7 +72,11 @@ fn records(disk: &dyn Disk, checked: &Checked) -> io::Result<Vec<NewRecord>> {
         }
     }
     records.extend(checked.half_known.gone.iter().map(|digest| plain(Body::Delete { digest: *digest })));
-    records.extend(checked.to_quarantine.iter().map(|digest| plain(Body::Corrupt { digest: *digest })));
+    let served = &checked.survey.served.blobs;
+    records.extend(checked.to_quarantine.iter().map(|digest| {
+        let location = served.get(digest).and_then(|blob| blob.location);
+        plain(Body::Corrupt { digest: *digest, location })
+    }));
     Ok(records)
 }
 

@@ -207,6 +207,12 @@ fn damaged_bytes_are_set_aside() {
     let at = inline(&image, &blobs.inline);
     image.flip(&at.segment.log_name(), at.header + PAYLOAD_HEADER_BYTES + 5);
     repaired(&image, &[(1, blobs.inline)]);
+    // The record says which copy it means: what was pushed again meanwhile is whole.
+    let inspected = fsck(&["inspect"], image.path()).stdout;
+    let record = format!("CORRUPT {} in segment {} epoch ", blobs.inline, at.segment);
+    let record = inspected.lines().find(|line| line.contains(&record));
+    assert!(record.is_some_and(|line| line.ends_with(&format!(" at {}", at.header))), "{inspected}");
+    assert!(check(image.path()).findings("quarantined").is_empty());
 
     let image = Image::usual(Left::Closed);
     let at = inline(&image, &blobs.first);
