@@ -1,7 +1,7 @@
 //! The boundary to whoever decides: distribution asks "may they?" and never learns why.
 //!
 //! What must stay true: every handler that reads or writes a repository holds a [`Grant`] for it, and a `Grant` comes only
-//! from [`AccessControl::authorize`] (or, for a mount, [`AccessControl::readable`]). [`crate::catalog::Catalog`] and
+//! from [`AccessControl::authorize`] (or, for a mount, [`AccessControl::sources`]). [`crate::catalog::Catalog`] and
 //! [`crate::blobs::Blobs`] take what is inside a grant, never a name from the wire.
 
 use std::any::Any;
@@ -72,6 +72,15 @@ pub struct Grant {
     pub name: RepositoryName,
     /// What may be done.
     pub action: Action,
+}
+
+/// Where somebody may pull from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sources {
+    /// From every repository: nothing is hidden from them.
+    Everywhere,
+    /// From these.
+    These(Vec<RepositoryKey>),
 }
 
 /// Why a request is refused. The sentences reach the client.
@@ -147,8 +156,9 @@ pub trait AccessControl: Send + Sync + 'static {
     /// `Unauthenticated`, `Denied`.
     async fn authorize_catalog(&self, identity: &Identity) -> Result<(), AccessError>;
 
-    /// Those of `candidates` that `identity` may pull from: what a mount without `from` looks at.
-    async fn readable(&self, identity: &Identity, candidates: &[RepositoryKey]) -> Vec<RepositoryKey>;
+    /// Where `identity` may pull from, at most `limit` repositories, those of their own projects first: what a mount without
+    /// `from` looks at. What it does must depend on the caller alone.
+    async fn sources(&self, identity: &Identity, limit: usize) -> Sources;
 
     /// The values of `WWW-Authenticate` for a 401 on the given scopes (`repository:NAME:pull,push`, joined by a space
     /// inside one quoted `scope`). `host` is the request's own authority, for a realm when no external URL is configured.

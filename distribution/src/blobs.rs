@@ -128,11 +128,16 @@ pub trait BlobReader: Send {
     async fn read(&mut self, offset_bytes: u64, end_bytes: u64) -> Result<Bytes, BlobError>;
 }
 
-/// An upload session while one request writes to it. Dropping it leaves the session at what was written so far.
+/// An upload session while one request writes to it. Dropping it leaves the session at what was written so far, unless
+/// [`Upload::end_when_dropped`] was called.
 #[async_trait]
 pub trait Upload: Send {
     /// Where the next byte goes.
     fn offset_bytes(&self) -> u64;
+
+    /// From now on the session ends when this is dropped without a commit: for a session that nobody was told of. It must hold also
+    /// for a request that is given up in the middle, which runs no code but destructors.
+    fn end_when_dropped(&mut self);
 
     /// Appends bytes: hashes them and hands them to the disk; waits while too much is under way.
     ///

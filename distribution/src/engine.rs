@@ -70,6 +70,10 @@ impl Upload for Writer {
         self.upload.offset_bytes()
     }
 
+    fn end_when_dropped(&mut self) {
+        self.upload.end_when_dropped();
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<(), UploadError> {
         Ok(self.upload.write(bytes, (self.clock)()).await?)
     }

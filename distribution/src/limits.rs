@@ -8,9 +8,14 @@ use std::time::Duration;
 /// a request line of 8 KiB when every tag has its 128 characters and one more is in the path.
 pub const TAG_PARAMETERS_MAX: usize = 46;
 
-/// Repositories looked at for a mount without `from`. A base layer can be in thousands; whoever may read one of so many is
-/// very likely to find it among the first, and else uploads.
-pub const MOUNT_CANDIDATES_MAX: usize = 256;
+/// Repositories looked at for a mount that its `from` did not serve: of those that the caller may pull from, not of those that
+/// hold the blob, so that it does not matter how many others hold it too. Listing and probing so many takes some ten
+/// milliseconds; whoever may pull from more, and misses, uploads.
+pub const MOUNT_SOURCES_MAX: usize = 4096;
+
+/// Repositories of one digest that a mount tries when the caller may pull from everywhere: the first one serves, unless it was
+/// unlinked at this moment.
+pub const MOUNT_HOLDERS_MAX: usize = 16;
 
 /// The limits of the API; see each field. [`Limits::default`] has the published defaults.
 #[derive(Clone, Debug)]

@@ -210,6 +210,20 @@ impl Registry {
         })
     }
 
+    /// Asks once more for the right behind a grant, right before something is committed by it: a body may take hours to arrive,
+    /// and who lost the right meanwhile links nothing. The token may have run out meanwhile; it was good when the request began.
+    ///
+    /// # Errors
+    /// As without the right. `RepositoryUnknown` when another repository has the name by now.
+    pub(crate) async fn confirm(&self, call: &Call<'_>, grant: &Grant) -> Result<(), Error> {
+        let now = self.grant(call, grant.action, &grant.name, &[]).await?;
+        if now.repository == grant.repository {
+            Ok(())
+        } else {
+            Err(Error::RepositoryUnknown(grant.name.clone()))
+        }
+    }
+
     fn refusal(&self, error: AccessError, parts: &Parts, scopes: &[String]) -> Error {
         let challenges = match &error {
             AccessError::Unauthenticated { error, .. } => self.access.challenge(host(parts), scopes, *error),

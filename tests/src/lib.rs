@@ -4,21 +4,26 @@
 //! Nothing here imports a crate of the product. The tests meet the server as users do: by its command line, its
 //! files and its HTTP answers. That keeps them true when the inside is rebuilt.
 
+pub mod binary;
 pub mod certificate;
 pub mod conformance;
 pub mod containerd;
 pub mod docker;
+pub mod frames;
+pub mod fsck;
 pub mod http;
 pub mod images;
 pub mod ledger;
 pub mod load;
 pub mod loop_disk;
 pub mod program;
+pub mod ranks;
 pub mod raw;
 pub mod scene;
 pub mod server;
 pub mod settings;
 pub mod tools;
+pub mod usage;
 
 /// Returns early, with the test passed and a `SKIPPED` line written, unless every named tool is present.
 ///

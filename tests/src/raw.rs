@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 /// A server that says nothing for this long says nothing.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
@@ -56,6 +56,51 @@ pub fn exchange(host: &str, bytes: &[u8]) -> Result<Vec<RawAnswer>> {
         }
     }
     parse(&received, bytes.starts_with(b"HEAD "))
+}
+
+/// A connection that stays: one request, one answer, and no thread between the clock and the socket.
+#[derive(Debug)]
+pub struct Connection {
+    socket: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects to `host`.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn open(host: &str) -> Result<Self> {
+        let socket = TcpStream::connect(host)?;
+        socket.set_read_timeout(Some(READ_TIMEOUT))?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket, received: Vec::with_capacity(16 << 10) })
+    }
+
+    /// Sends one request, as it stands, and reads its answer, which has a `Content-Length` unless it is one to a HEAD.
+    ///
+    /// # Errors
+    /// When the connection ends before the answer does, or it is not HTTP/1.1.
+    pub fn ask(&mut self, request: &[u8]) -> Result<RawAnswer> {
+        self.socket.write_all(request)?;
+        self.received.clear();
+        let to_head = request.starts_with(b"HEAD ");
+        let mut piece = [0; 16 << 10];
+        while !is_whole(&self.received, to_head) {
+            let count = self.socket.read(&mut piece)?;
+            ensure!(count > 0, "the connection ended after {:?}", lossy(&self.received));
+            self.received.extend_from_slice(&piece[..count]);
+        }
+        parse(&self.received, to_head)?.pop().context("an answer")
+    }
+}
+
+/// Whether a head with all of its `Content-Length` is here.
+fn is_whole(received: &[u8], to_head: bool) -> bool {
+    let Some(end) = find(received, b"\r\n\r\n") else { return false };
+    let head = lossy(&received[..end]).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    to_head || received.len() >= end + 4 + length.unwrap_or(0_usize)
 }
 
 /// A GET of `path`, which is sent as it stands, with more header lines (each ended by CR LF).
@@ -124,6 +169,13 @@ fn lossy(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_whole_with_its_last_byte() {
+        let bytes = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno";
+        assert!((0..bytes.len()).all(|end| !is_whole(&bytes[..end], false)));
+        assert!(is_whole(bytes, false) && is_whole(&bytes[..bytes.len() - 2], true));
+    }
 
     #[test]
     fn two_answers_on_one_connection_are_told_apart() {

@@ -6,16 +6,15 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
+use crate::binary;
 use crate::certificate::Certificate;
 use crate::http::Registry;
-use crate::settings;
 
 /// The first administrator's password in tests. It meets the password rule, nothing more.
 pub const ADMIN_PASSWORD: &str = "Harbor-Light-7";
@@ -330,7 +329,7 @@ impl Server {
         let config = self.scratch.path().join("taffrail.yaml");
         std::fs::write(&config, self.config())?;
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let binary = binary()?;
+        let binary = binary::server()?;
         let mut line = self.options.wrapper.iter().map(PathBuf::from).chain([binary.to_path_buf()]);
         let program = line.next().context("a command")?;
         let mut command = Command::new(program);
@@ -382,43 +381,6 @@ impl Drop for Server {
         // There is nobody left to tell; the temporary folder goes in any case.
         let _ = self.kill9();
     }
-}
-
-/// The server under test: the one that was named, or one built with cargo, once per test binary.
-///
-/// # Errors
-/// When it does not build.
-pub fn binary() -> Result<&'static Path> {
-    static BINARY: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
-    BINARY
-        .get_or_init(|| match settings::server_binary() {
-            Some(path) => Ok(path),
-            None => build().map_err(|error| format!("{error:#}")),
-        })
-        .as_ref()
-        .map(PathBuf::as_path)
-        .map_err(|text| anyhow!("{text}"))
-}
-
-fn build() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's root")?;
-    let output = Command::new("cargo")
-        .current_dir(root)
-        .args(["build", "--package", "taffrail-server", "--bin", "taffrail"])
-        .args(["--message-format=json-render-diagnostics", "--profile", &settings::build_profile()])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("running cargo")?;
-    if !output.status.success() {
-        bail!("the server does not build");
-    }
-    // Cargo says where it put the binary; guessing the folder from a profile's name goes wrong for custom ones.
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == "taffrail")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no executable called taffrail")
 }
 
 /// The states of a process's threads, as `/proc` abbreviates them.

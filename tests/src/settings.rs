@@ -3,7 +3,8 @@
 //! | variable | meaning | default |
 //! |---|---|---|
 //! | `TAFFRAIL_BIN` | the server under test | built with cargo, once per test binary |
-//! | `TAFFRAIL_TEST_PROFILE` | cargo profile to build it with | `dev` |
+//! | `TAFFRAIL_FSCK_BIN` | the checker `taffrail-fsck` | the same |
+//! | `TAFFRAIL_TEST_PROFILE` | cargo profile to build them with | `dev` |
 //! | `TAFFRAIL_REQUIRE_TOOLS` | `1`: an absent tool fails the test | unset: it is skipped, and says so |
 //! | `TAFFRAIL_SKIPPED_FILE` | file that collects the `SKIPPED` lines | none |
 //! | `TAFFRAIL_KILL_CYCLES` | rounds of kill -9 | 5 |
@@ -38,7 +39,13 @@ pub fn server_binary() -> Option<PathBuf> {
     variable("TAFFRAIL_BIN").map(PathBuf::from)
 }
 
-/// The cargo profile to build the server with.
+/// The checker's binary that was named, if one was.
+#[must_use]
+pub fn fsck_binary() -> Option<PathBuf> {
+    variable("TAFFRAIL_FSCK_BIN").map(PathBuf::from)
+}
+
+/// The cargo profile to build server and checker with.
 #[must_use]
 pub fn build_profile() -> String {
     variable("TAFFRAIL_TEST_PROFILE").unwrap_or_else(|| "dev".to_owned())

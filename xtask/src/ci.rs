@@ -15,6 +15,8 @@ use crate::tooling;
 pub(crate) const KILL_CYCLES: u32 = 100;
 /// Rounds of the power cut in one run.
 pub(crate) const POWERCUT_ROUNDS: u32 = 20;
+/// Samples of each side of a comparison of times.
+pub(crate) const TIMING_SAMPLES: u32 = 400;
 /// Seconds for each fuzz target.
 pub(crate) const FUZZ_SECONDS: u32 = 20;
 
@@ -49,7 +51,18 @@ pub(crate) fn run() -> Result<()> {
         Step::tests("tests", &TESTS),
         Step::tests(
             "whole server",
-            &["--package", "taffrail-tests", "--locked", "--lib", "--test", "server", "--test", "security"],
+            &[
+                "--package",
+                "taffrail-tests",
+                "--locked",
+                "--lib",
+                "--test",
+                "server",
+                "--test",
+                "security",
+                "--test",
+                "poison",
+            ],
         ),
         conformance(),
         clients(),
@@ -103,6 +116,13 @@ pub(crate) fn kill(cycles: u32) -> Step {
 /// The power cut under load.
 pub(crate) fn powercut(rounds: u32) -> Step {
     whole_server("power cut", "powercut").env("TAFFRAIL_POWERCUT_ROUNDS", rounds)
+}
+
+/// The times of answers, of an optimised server. No part of [`run`]: times are of an idle machine or of none.
+pub(crate) fn timing(samples: u32) -> Step {
+    let args = ["run", "--release", "--package", "taffrail-tests", "--locked", "--example", "timing", "--"];
+    Step::cargo("timing", &[&args[..], &[&samples.to_string()]].concat())
+        .env("TAFFRAIL_TEST_PROFILE", "release")
 }
 
 fn whole_server(name: &str, test: &str) -> Step {

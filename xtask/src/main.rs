@@ -4,6 +4,7 @@
 //! are its parts, with numbers to choose.
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
 
+mod bench;
 mod ci;
 mod fuzz;
 mod imports;
@@ -49,6 +50,18 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Measure Taffrail beside other registries and the machine's limits; `-- --help` says how to choose.
+    Bench {
+        /// What goes to `taffrail-bench`, such as `--goals`, `--quick`, `--only pull`, `--json FILE`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Measure whether the time of an answer tells what its words do not: known names, hidden projects, blobs of others.
+    Timing {
+        /// Samples of each side of a comparison.
+        #[arg(long, default_value_t = ci::TIMING_SAMPLES)]
+        samples: u32,
+    },
     /// Hold the source against the rules of docs/ARCHITECTURE.md: imports, and words in the wrong place.
     Tidy,
     /// Run every fuzz target.
@@ -68,6 +81,8 @@ fn main() -> Result<()> {
         Task::Kill { cycles } => ci::run_some(&[ci::kill(cycles)]),
         Task::Powercut { rounds } => ci::run_some(&[ci::powercut(rounds)]),
         Task::Crash { seconds } => ci::run_some(&[ci::crash(seconds)]),
+        Task::Bench { arguments } => bench::run(&arguments),
+        Task::Timing { samples } => ci::run_some(&[ci::timing(samples)]),
         Task::Tidy => tidy(),
         Task::Fuzz { seconds } => ci::run_some(&fuzz::steps(seconds)?),
     }

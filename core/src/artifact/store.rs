@@ -109,6 +109,9 @@ pub(super) fn holds(precondition: &Precondition, found: Option<&Found>) -> bool 
 }
 
 /// Inserts an artifact with its references, or finds the one that is there; gives its id.
+///
+/// An artifact that is put again keeps what it names and may come to name more: a foreign layer is named from the put on that
+/// finds it in the repository.
 pub(super) async fn insert(
     write: &mut Write,
     repository: RepositoryKey,
@@ -130,13 +133,12 @@ pub(super) async fn insert(
     .bind(now_us)
     .fetch_optional(&mut **write)
     .await?;
-    let Some(id) = inserted else {
-        // Put again: what it refers to is in its bytes, and those are the same.
-        let digest = Reference::Digest(manifest.digest);
-        let found = find_for_write(write, repository, &digest).await?;
-        return found
+    let id = match inserted {
+        Some(id) => id,
+        None => find_for_write(write, repository, &Reference::Digest(manifest.digest))
+            .await?
             .map(|found| found.id)
-            .ok_or_else(|| DbError::Unavailable("an artifact vanished".to_owned()));
+            .ok_or_else(|| DbError::Unavailable("an artifact vanished".to_owned()))?,
     };
     for references in manifest.references.chunks(ROWS_PER_STATEMENT) {
         let mut insert = QueryBuilder::<Sqlite>::new(
@@ -149,7 +151,7 @@ pub(super) async fn insert(
                 .push_bind(kind_number(reference.kind))
                 .push_bind(sql_len(reference.len_bytes));
         });
-        // A manifest may name a layer twice.
+        // A manifest may name a layer twice, and may have been put before.
         insert.push(" ON CONFLICT DO NOTHING");
         insert.build().persistent(false).execute(&mut **write).await?;
     }

@@ -2,9 +2,8 @@
 
 use async_trait::async_trait;
 use http::HeaderMap;
-use taffrail_blobstore::RepositoryKey;
 use taffrail_distribution::access::{
-    AccessControl, AccessError, Action, ClientAddress, Grant, Identity as OpaqueIdentity,
+    AccessControl, AccessError, Action, ClientAddress, Grant, Identity as OpaqueIdentity, Sources,
 };
 use taffrail_distribution::name::RepositoryName;
 
@@ -171,16 +170,13 @@ impl AccessControl for CoreAccess {
         }
     }
 
-    async fn readable(&self, identity: &OpaqueIdentity, candidates: &[RepositoryKey]) -> Vec<RepositoryKey> {
-        let subject = &ours(identity).subject;
-        let mut readable = Vec::new();
-        for candidate in candidates {
-            // A fault hides the candidate: deny by default.
-            if matches!(self.authorizer.may_pull(subject, *candidate).await, Ok(true)) {
-                readable.push(*candidate);
-            }
-        }
-        readable
+    async fn sources(&self, identity: &OpaqueIdentity, limit: usize) -> Sources {
+        // A fault hides them all: deny by default.
+        let sources = self.authorizer.sources(&ours(identity).subject, limit).await;
+        sources.unwrap_or_else(|error| {
+            tracing::error!(%error, "the sources of a mount could not be looked up");
+            Sources::These(Vec::new())
+        })
     }
 
     fn challenge(&self, host: Option<&str>, scopes: &[String], error: Option<&str>) -> Vec<String> {

@@ -2,6 +2,7 @@
 //!
 //! What must stay true: a change is seen by the next request. Every administrative write goes through
 //! [`Directory::change`], which empties the caches; a reader who looked before the change does not put what it saw in after.
+//! What is absent is remembered like what is there, so that the time of an answer does not tell them apart.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,26 +15,18 @@ use taffrail_distribution::name::RepositoryName;
 use crate::db::DbError;
 use crate::identity::Epoch;
 use crate::project::store::ProjectStore;
-use crate::project::{ProjectId, Role};
+use crate::project::{ProjectFacts, ProjectId, ProjectRef};
 use crate::repository::Repository;
 use crate::repository::store::RepositoryStore;
 use crate::user::UserId;
 use crate::user::store::UserStore;
 
-/// Entries of each cache, about 200 bytes each.
+/// Entries of each cache, about 200 bytes each, and a name of at most 255. Of many names that are asked for once
+/// few get in: the cache prefers what is asked for often.
 const CACHED_MAX: u64 = 100_000;
 
 /// Entries are read again after so long, should another process have changed the database.
 const CACHED_FOR: Duration = Duration::from_secs(60);
-
-/// A project, as the authorizer sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProjectFacts {
-    /// Its id.
-    pub id: ProjectId,
-    /// Whether anybody may pull.
-    pub public: bool,
-}
 
 /// A user, as the authorizer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +50,9 @@ struct Inner {
     generation: AtomicU64,
     /// Held for reading while something is put in, for writing while everything is thrown out.
     turn: RwLock<()>,
-    by_name: Cache<String, ProjectFacts>,
+    by_asked: Cache<(Option<UserId>, ProjectRef), Option<ProjectFacts>>,
     by_repository: Cache<RepositoryName, Repository>,
-    by_key: Cache<RepositoryKey, Repository>,
-    by_project: Cache<ProjectId, ProjectFacts>,
     by_user: Cache<UserId, UserFacts>,
-    by_membership: Cache<(UserId, ProjectId), Option<Role>>,
 }
 
 impl std::fmt::Debug for Directory {
@@ -85,12 +75,9 @@ impl Directory {
         let inner = Inner {
             generation: AtomicU64::new(0),
             turn: RwLock::default(),
-            by_name: cache(),
+            by_asked: cache(),
             by_repository: cache(),
-            by_key: cache(),
-            by_project: cache(),
             by_user: cache(),
-            by_membership: cache(),
         };
         Directory { projects, repositories, users, inner: Arc::new(inner) }
     }
@@ -118,12 +105,9 @@ impl Directory {
     fn changed(&self) {
         let _turn = self.inner.turn.write().unwrap_or_else(PoisonError::into_inner);
         self.inner.generation.fetch_add(1, Ordering::AcqRel);
-        self.inner.by_name.invalidate_all();
+        self.inner.by_asked.invalidate_all();
         self.inner.by_repository.invalidate_all();
-        self.inner.by_key.invalidate_all();
-        self.inner.by_project.invalidate_all();
         self.inner.by_user.invalidate_all();
-        self.inner.by_membership.invalidate_all();
     }
 
     fn generation(&self) -> u64 {
@@ -138,34 +122,26 @@ impl Directory {
         }
     }
 
-    /// The project of that name.
+    /// A project, and what `user` is in it; nobody known without one.
+    ///
+    /// Remembered for each user by themselves: an outsider could else tell a hidden project that its members use just now, and
+    /// that is remembered therefore, from one that is not there.
     ///
     /// # Errors
     /// Faults of the database.
-    pub async fn project(&self, name: &str) -> Result<Option<ProjectFacts>, DbError> {
-        if let Some(facts) = self.inner.by_name.get(name) {
-            return Ok(Some(facts));
+    pub async fn project(
+        &self,
+        user: Option<UserId>,
+        project: ProjectRef,
+    ) -> Result<Option<ProjectFacts>, DbError> {
+        let asked = (user, project);
+        if let Some(facts) = self.inner.by_asked.get(&asked) {
+            return Ok(facts);
         }
         let generation = self.generation();
-        let Some(project) = self.projects.by_name(name).await? else { return Ok(None) };
-        let facts = ProjectFacts { id: project.id, public: project.public };
-        self.put(generation, |inner| inner.by_name.insert(name.to_owned(), facts));
-        Ok(Some(facts))
-    }
-
-    /// The project of that id.
-    ///
-    /// # Errors
-    /// Faults of the database.
-    pub async fn project_by_id(&self, id: ProjectId) -> Result<Option<ProjectFacts>, DbError> {
-        if let Some(facts) = self.inner.by_project.get(&id) {
-            return Ok(Some(facts));
-        }
-        let generation = self.generation();
-        let Some(project) = self.projects.by_id(id).await? else { return Ok(None) };
-        let facts = ProjectFacts { id: project.id, public: project.public };
-        self.put(generation, |inner| inner.by_project.insert(id, facts));
-        Ok(Some(facts))
+        let facts = self.projects.facts(&asked.1, user).await?;
+        self.put(generation, |inner| inner.by_asked.insert(asked, facts));
+        Ok(facts)
     }
 
     /// The repository of that name in that project.
@@ -206,18 +182,13 @@ impl Directory {
         }
     }
 
-    /// The repository of that key.
+    /// See [`RepositoryStore::seen`]. Not remembered: a push makes repositories at any time, and a mount is for what was just
+    /// pushed.
     ///
     /// # Errors
     /// Faults of the database.
-    pub async fn repository_by_key(&self, key: RepositoryKey) -> Result<Option<Repository>, DbError> {
-        if let Some(found) = self.inner.by_key.get(&key) {
-            return Ok(Some(found));
-        }
-        let generation = self.generation();
-        let Some(found) = self.repositories.by_key(key).await? else { return Ok(None) };
-        self.put(generation, |inner| inner.by_key.insert(key, found.clone()));
-        Ok(Some(found))
+    pub async fn seen(&self, member: Option<UserId>, limit: usize) -> Result<Vec<RepositoryKey>, DbError> {
+        self.repositories.seen(member, limit).await
     }
 
     /// The user of that id.
@@ -233,19 +204,5 @@ impl Directory {
         let facts = UserFacts { sysadmin: user.sysadmin, epoch: Epoch::of(&stored) };
         self.put(generation, |inner| inner.by_user.insert(id, facts));
         Ok(Some(facts))
-    }
-
-    /// The role of a user in a project.
-    ///
-    /// # Errors
-    /// Faults of the database.
-    pub async fn role(&self, user: UserId, project: ProjectId) -> Result<Option<Role>, DbError> {
-        if let Some(role) = self.inner.by_membership.get(&(user, project)) {
-            return Ok(role);
-        }
-        let generation = self.generation();
-        let role = self.projects.role_in(project, user).await?;
-        self.put(generation, |inner| inner.by_membership.insert((user, project), role));
-        Ok(role)
     }
 }

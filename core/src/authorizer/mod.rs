@@ -1,22 +1,22 @@
 //! The one authorizer. Every read and write of a resource asks here; what is not allowed is denied.
 //!
 //! What must stay true: decisions are taken on immutable ids, on rights as they are now, and on what the credential names; an
-//! absent project and a forbidden one get the same answer.
+//! absent project and a forbidden one get the same answer after the same lookups, in the database as in memory.
 
-use taffrail_distribution::access::{AccessError, Action, Grant};
+use taffrail_distribution::access::{AccessError, Action, Grant, Sources};
 use taffrail_distribution::name::RepositoryName;
 
 use crate::db::DbError;
 use crate::identity::{Credential, Epoch, Identity, Subject};
-use crate::project::ProjectId;
 use crate::project::store::Visibility;
+use crate::project::{ProjectFacts, ProjectId, ProjectName, ProjectRef};
 
 pub mod access_control;
 pub mod credentials;
 pub mod directory;
 pub mod role_table;
 
-use directory::{Directory, ProjectFacts};
+use directory::Directory;
 use role_table::{ProjectAction, Standing, SystemAction};
 
 /// The authorizer.
@@ -65,16 +65,47 @@ impl Authorizer {
         }
     }
 
-    /// As what a subject stands to a project; outside of any with `None`. A deleted user is nobody.
-    async fn standing(&self, subject: &Subject, project: Option<ProjectId>) -> Result<Standing, DbError> {
+    /// As what a subject stands to everything that is in no project. A deleted user is nobody.
+    async fn standing(&self, subject: &Subject) -> Result<Standing, DbError> {
         let Subject::User(user) = subject else { return Ok(Standing::Anonymous) };
-        let Some(facts) = self.directory.user(*user).await? else { return Ok(Standing::Anonymous) };
-        if facts.sysadmin {
-            return Ok(Standing::SystemAdmin);
+        Ok(match self.directory.user(*user).await? {
+            Some(facts) if facts.sysadmin => Standing::SystemAdmin,
+            Some(_) => Standing::Outsider,
+            None => Standing::Anonymous,
+        })
+    }
+
+    /// A project, and as what the subject stands to it.
+    async fn look(
+        &self,
+        subject: &Subject,
+        project: ProjectRef,
+    ) -> Result<Option<(ProjectFacts, Standing)>, DbError> {
+        let standing = self.standing(subject).await?;
+        let user = match subject {
+            Subject::User(user) => Some(*user),
+            Subject::Anonymous => None,
+        };
+        let Some(facts) = self.directory.project(user, project).await? else { return Ok(None) };
+        let standing = match (standing, facts.role) {
+            (Standing::Outsider, Some(role)) => Standing::Member(role),
+            (standing, _) => standing,
+        };
+        Ok(Some((facts, standing)))
+    }
+
+    /// The same, of the project that a repository's name begins with.
+    async fn look_by_repository(
+        &self,
+        subject: &Subject,
+        repository: &RepositoryName,
+    ) -> Result<Option<(ProjectFacts, Standing)>, DbError> {
+        // What is no name is nobody's, as the caller can tell as well.
+        let name = repository.split_first().and_then(|(project, _)| ProjectName::parse(project).ok());
+        match name {
+            Some(name) => self.look(subject, ProjectRef::Name(name)).await,
+            None => Ok(None),
         }
-        let Some(project) = project else { return Ok(Standing::Outsider) };
-        let role = self.directory.role(*user, project).await?;
-        Ok(role.map_or(Standing::Outsider, Standing::Member))
     }
 
     /// Which of the `wanted` actions a subject may do in the repository, and in which project it lies.
@@ -87,17 +118,10 @@ impl Authorizer {
         repository: &RepositoryName,
         wanted: &[Action],
     ) -> Result<Option<(ProjectId, Vec<Action>)>, DbError> {
-        let Some(project) = self.project_of(repository).await? else { return Ok(None) };
-        let standing = self.standing(subject, Some(project.id)).await?;
+        let looked = self.look_by_repository(subject, repository).await?;
+        let Some((project, standing)) = looked else { return Ok(None) };
         let allowed = |action: &Action| role_table::may(standing, project_action(*action), project.public);
         Ok(Some((project.id, wanted.iter().copied().filter(allowed).collect())))
-    }
-
-    async fn project_of(&self, repository: &RepositoryName) -> Result<Option<ProjectFacts>, DbError> {
-        match repository.split_first() {
-            Some((project, _)) => self.directory.project(project).await,
-            None => Ok(None),
-        }
     }
 
     /// Leave to do `action` in a repository, through the distribution API.
@@ -110,9 +134,14 @@ impl Authorizer {
         action: Action,
         name: &RepositoryName,
     ) -> Result<Grant, AccessError> {
-        let project = self.project_of(name).await.map_err(unavailable)?;
-        let Some(project) = project else { return Err(refuse(identity, action, name)) };
-        let standing = self.standing(&identity.subject, Some(project.id)).await.map_err(unavailable)?;
+        if matches!(identity.credential, Credential::None) {
+            // What anybody may do, too, is done with a token: clients get one without being asked for a password. Nothing is
+            // looked up before they have.
+            let message = format!("get a token to {} {name}", action.scope());
+            return Err(AccessError::Unauthenticated { error: None, message });
+        }
+        let looked = self.look_by_repository(&identity.subject, name).await.map_err(unavailable)?;
+        let Some((project, standing)) = looked else { return Err(refuse(identity, action, name)) };
         if !role_table::may(standing, project_action(action), project.public) {
             return Err(refuse(identity, action, name));
         }
@@ -121,11 +150,6 @@ impl Authorizer {
         {
             let message = format!("the token does not allow to {} {name}; ask for another", action.scope());
             return Err(AccessError::Unauthenticated { error: Some("insufficient_scope"), message });
-        }
-        if matches!(identity.credential, Credential::None) {
-            // What anybody may do, too, is done with a token: clients get one without being asked for a password.
-            let message = format!("get a token to {} {name}", action.scope());
-            return Err(AccessError::Unauthenticated { error: None, message });
         }
         let repository = match action {
             Action::Push => self.directory.repository_for_push(project.id, name).await,
@@ -137,19 +161,18 @@ impl Authorizer {
         }
     }
 
-    /// Whether a subject may pull from a repository, known by its key.
+    /// Where a subject may pull from. Whoever sees a repository in lists may pull from it: every role may, and anybody may from
+    /// what is public (a test in [`role_table`] holds this).
     ///
     /// # Errors
     /// Faults of the database.
-    pub async fn may_pull(
-        &self,
-        subject: &Subject,
-        repository: taffrail_blobstore::RepositoryKey,
-    ) -> Result<bool, DbError> {
-        let Some(repository) = self.directory.repository_by_key(repository).await? else { return Ok(false) };
-        let Some(project) = self.directory.project_by_id(repository.project).await? else { return Ok(false) };
-        let standing = self.standing(subject, Some(project.id)).await?;
-        Ok(role_table::may(standing, ProjectAction::Pull, project.public))
+    pub async fn sources(&self, subject: &Subject, limit: usize) -> Result<Sources, DbError> {
+        let member = match self.visibility(subject).await? {
+            Visibility::All => return Ok(Sources::Everywhere),
+            Visibility::Member(user) => Some(user),
+            Visibility::Public => None,
+        };
+        Ok(Sources::These(self.directory.seen(member, limit).await?))
     }
 
     /// What a subject sees in lists.
@@ -157,14 +180,14 @@ impl Authorizer {
     /// # Errors
     /// Faults of the database.
     pub async fn visibility(&self, subject: &Subject) -> Result<Visibility, DbError> {
-        Ok(match (self.standing(subject, None).await?, subject) {
+        Ok(match (self.standing(subject).await?, subject) {
             (Standing::SystemAdmin, _) => Visibility::All,
             (Standing::Member(_) | Standing::Outsider, Subject::User(user)) => Visibility::Member(*user),
             (Standing::Member(_) | Standing::Outsider | Standing::Anonymous, _) => Visibility::Public,
         })
     }
 
-    /// May `identity` do `action` in a project, through the REST API?
+    /// May `identity` do `action` in a project, through the REST API? Gives the project's id.
     ///
     /// # Errors
     /// `NotFound` when they may not even see it.
@@ -172,12 +195,12 @@ impl Authorizer {
         &self,
         identity: &Identity,
         action: ProjectAction,
-        project: ProjectId,
-    ) -> Result<(), Refused> {
-        let facts = self.directory.project_by_id(project).await?.ok_or_else(|| hidden(identity))?;
-        let standing = self.standing(&identity.subject, Some(project)).await?;
+        project: ProjectRef,
+    ) -> Result<ProjectId, Refused> {
+        let looked = self.look(&identity.subject, project).await?;
+        let (facts, standing) = looked.ok_or_else(|| hidden(identity))?;
         if role_table::may(standing, action, facts.public) {
-            Ok(())
+            Ok(facts.id)
         } else if role_table::may(standing, ProjectAction::Read, facts.public) {
             Err(if standing == Standing::Anonymous { Refused::Unauthenticated } else { Refused::Forbidden })
         } else {
@@ -190,7 +213,7 @@ impl Authorizer {
     /// # Errors
     /// `Unauthenticated`, `Forbidden`.
     pub async fn authorize_system(&self, identity: &Identity, action: SystemAction) -> Result<(), Refused> {
-        let standing = self.standing(&identity.subject, None).await?;
+        let standing = self.standing(&identity.subject).await?;
         if role_table::may_in_system(standing, action) {
             Ok(())
         } else if standing == Standing::Anonymous {

@@ -182,6 +182,16 @@ mod tests {
     }
 
     #[test]
+    fn whoever_sees_a_repository_in_lists_may_pull_from_it() {
+        for role in Role::ALL {
+            assert!(may(Standing::Member(role), ProjectAction::Pull, false), "{role:?}");
+        }
+        for standing in Standing::ALL {
+            assert!(may(standing, ProjectAction::Pull, true), "{standing:?}");
+        }
+    }
+
+    #[test]
     fn nobody_pushes_to_a_project_because_it_is_public() {
         for action in ProjectAction::ALL {
             let by_publicity = may(Standing::Anonymous, action, true);

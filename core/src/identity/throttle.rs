@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use moka::sync::Cache;
+use sha2::{Digest as _, Sha256};
 
 /// Failures that cost nothing: typing errors, and a client that tries an old password a few times. One is forgotten a minute.
 const OF_NAME: Allowance = Allowance { free: 10, forget_one_us: 60_000_000 };
@@ -32,7 +33,8 @@ pub struct Throttle {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Address(IpAddr),
-    Name(IpAddr, Box<str>),
+    /// An address, and a digest of a name: names are long when somebody wants our memory.
+    Name(IpAddr, [u8; 16]),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,9 +108,11 @@ impl Throttle {
 }
 
 fn name_key(address: IpAddr, name: &str) -> Key {
-    // A name that could be nobody's needs no memory of its own.
-    let name = if name.len() > crate::user::NAME_CHARS_MAX { "" } else { name };
-    Key::Name(network(address), name.into())
+    let digest: [u8; 32] = Sha256::digest(name).into();
+    // Half of it is enough: who finds two names of one half shares the blame between them.
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest[..16]);
+    Key::Name(network(address), half)
 }
 
 /// Of an IPv6 address the /64: one customer has as many addresses in it as they like.

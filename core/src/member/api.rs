@@ -12,10 +12,12 @@ use crate::api::error::ApiError;
 use crate::api::extract::{Body, Caller, Segments};
 use crate::api::page::{Page, Parameters};
 use crate::api::{ApiState, Classified, Needs};
-use crate::authorizer::role_table::ProjectAction;
+use crate::authorizer::Refused;
+use crate::authorizer::role_table::{ProjectAction, SystemAction};
+use crate::identity::Identity;
 use crate::project::Role;
-use crate::project::api::find as find_project;
-use crate::user::UserId;
+use crate::project::api::authorize;
+use crate::user::{User, UserId};
 
 /// The routes.
 pub fn routes() -> Vec<Classified> {
@@ -99,6 +101,27 @@ fn unknown() -> ApiError {
     ApiError::NotFound("the project has no such member".to_owned())
 }
 
+/// The user that is to become a member. By id only for who manages users: ids are counted up, and to try them one after the
+/// other would tell a project's admin who is registered. Anybody else gets the same answer for every id.
+async fn user(state: &ApiState, identity: &Identity, wanted: &WantedUser) -> Result<User, ApiError> {
+    let found = match (wanted.user_id, wanted.username.as_deref()) {
+        // Clients that name a user leave the id at 0, which is nobody's.
+        (Some(id), _) if id != 0 => {
+            match state.authorizer.authorize_system(identity, SystemAction::ManageUsers).await {
+                Ok(()) => state.users.by_id(UserId(id)).await?,
+                Err(Refused::Forbidden | Refused::Unauthenticated | Refused::NotFound) => None,
+                Err(Refused::Database(error)) => return Err(error.into()),
+            }
+        }
+        (_, Some(name)) => state.users.by_name(name).await?,
+        (_, None) => return Err(ApiError::BadRequest("member_user has a username".to_owned())),
+    };
+    let (user, _) = found.ok_or_else(|| {
+        ApiError::NotFound("there is no such user; users are named by their username".to_owned())
+    })?;
+    Ok(user)
+}
+
 async fn list(
     State(state): State<ApiState>,
     Caller(identity): Caller,
@@ -107,11 +130,11 @@ async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let path = format!("/api/v2.0/projects/{project}/members");
-    let project = find_project(&state, &identity, &headers, &project, ProjectAction::ReadMembers).await?;
+    let project = authorize(&state, &identity, &headers, &project, ProjectAction::ReadMembers).await?;
     let parameters = Parameters::parse(query.as_deref());
     let page = Page::of(&parameters)?;
     let name = parameters.first("entityname");
-    let (members, total) = state.members.list(project.id, name, page.offset(), page.limit()).await?;
+    let (members, total) = state.members.list(project, name, page.offset(), page.limit()).await?;
     let entries: Vec<Shown> = members.into_iter().map(Shown::from).collect();
     Ok(page.answer(&path, &parameters, &entries, total))
 }
@@ -123,21 +146,13 @@ async fn create(
     Segments(project): Segments<String>,
     Body(wanted): Body<Wanted>,
 ) -> Result<Response, ApiError> {
-    let project = find_project(&state, &identity, &headers, &project, ProjectAction::WriteMembers).await?;
+    let project = authorize(&state, &identity, &headers, &project, ProjectAction::WriteMembers).await?;
     let role = role(wanted.role_id)?;
-    let user = match (wanted.member_user.user_id, wanted.member_user.username.as_deref()) {
-        // Clients that name a user leave the id at 0, which is nobody's.
-        (Some(id), _) if id != 0 => state.users.by_id(UserId(id)).await?,
-        (_, Some(name)) => state.users.by_name(name).await?,
-        (_, None) => {
-            return Err(ApiError::BadRequest("member_user has a user_id or a username".to_owned()));
-        }
-    };
-    let (user, _) = user.ok_or_else(|| ApiError::NotFound("there is no such user".to_owned()))?;
+    let user = user(&state, &identity, &wanted.member_user).await?;
     let members = state.members.clone();
-    let add = async move { members.add(project.id, user.id, role).await };
+    let add = async move { members.add(project, user.id, role).await };
     let id = state.authorizer.directory().change(add).await??;
-    let location = format!("/api/v2.0/projects/{}/members/{}", project.id.0, id.0);
+    let location = format!("/api/v2.0/projects/{}/members/{}", project.0, id.0);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)]).into_response())
 }
 
@@ -147,8 +162,8 @@ async fn read(
     headers: HeaderMap,
     Segments((project, member)): Segments<(String, i64)>,
 ) -> Result<Response, ApiError> {
-    let project = find_project(&state, &identity, &headers, &project, ProjectAction::ReadMembers).await?;
-    let member = state.members.by_id(project.id, MemberId(member)).await?.ok_or_else(unknown)?;
+    let project = authorize(&state, &identity, &headers, &project, ProjectAction::ReadMembers).await?;
+    let member = state.members.by_id(project, MemberId(member)).await?.ok_or_else(unknown)?;
     Ok(Json(Shown::from(member)).into_response())
 }
 
@@ -159,9 +174,9 @@ async fn update(
     Segments((project, member)): Segments<(String, i64)>,
     Body(wanted): Body<WantedRole>,
 ) -> Result<StatusCode, ApiError> {
-    let project = find_project(&state, &identity, &headers, &project, ProjectAction::WriteMembers).await?;
+    let project = authorize(&state, &identity, &headers, &project, ProjectAction::WriteMembers).await?;
     let (members, role) = (state.members.clone(), role(wanted.role_id)?);
-    let set = async move { members.set_role(project.id, MemberId(member), role).await };
+    let set = async move { members.set_role(project, MemberId(member), role).await };
     if state.authorizer.directory().change(set).await?? { Ok(StatusCode::OK) } else { Err(unknown()) }
 }
 
@@ -171,8 +186,8 @@ async fn remove(
     headers: HeaderMap,
     Segments((project, member)): Segments<(String, i64)>,
 ) -> Result<StatusCode, ApiError> {
-    let project = find_project(&state, &identity, &headers, &project, ProjectAction::WriteMembers).await?;
+    let project = authorize(&state, &identity, &headers, &project, ProjectAction::WriteMembers).await?;
     let members = state.members.clone();
-    let remove = async move { members.remove(project.id, MemberId(member)).await };
+    let remove = async move { members.remove(project, MemberId(member)).await };
     if state.authorizer.directory().change(remove).await?? { Ok(StatusCode::OK) } else { Err(unknown()) }
 }

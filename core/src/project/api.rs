@@ -8,11 +8,12 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
 use super::store::{DeleteError, ProjectFilter};
-use super::{Project, ProjectId, ProjectName};
+use super::{Project, ProjectId, ProjectName, ProjectRef};
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, Caller, Segments};
 use crate::api::page::{Page, Parameters};
 use crate::api::{ApiState, Classified, Needs};
+use crate::authorizer::Refused;
 use crate::authorizer::role_table::{ProjectAction, SystemAction};
 use crate::identity::Identity;
 
@@ -125,25 +126,44 @@ async fn shown(state: &ApiState, identity: &Identity, project: Project) -> Resul
     })
 }
 
-/// Finds the project of a path: by id, or by name when the id is no number or `X-Is-Resource-Name: true` says so. Whether the
-/// caller may see it is asked first, so that what is absent and what is forbidden look the same.
-pub(crate) async fn find(
+/// Leave to do `action` in the project of a path: named by id, or by name when that is no number or `X-Is-Resource-Name: true`
+/// says so. Nothing else about the project is read before, so that what is absent and what is forbidden look the same and take
+/// as long.
+pub(crate) async fn authorize(
     state: &ApiState,
     identity: &Identity,
     headers: &HeaderMap,
     text: &str,
     action: ProjectAction,
-) -> Result<Project, ApiError> {
+) -> Result<ProjectId, ApiError> {
     let by_name = headers.get("x-is-resource-name").is_some_and(|value| value == "true");
-    let id = text.parse::<i64>().ok().filter(|_| !by_name);
-    let found = match id {
-        Some(id) => state.projects.by_id(ProjectId(id)).await?,
-        None => state.projects.by_name(text).await?,
-    };
-    // An id that is never given asks the authorizer about what does not exist.
-    let asked = found.as_ref().map_or(ProjectId(0), |project| project.id);
-    state.authorizer.authorize_project(identity, action, asked).await?;
-    found.ok_or_else(|| ApiError::NotFound("it does not exist, or you may not see it".to_owned()))
+    match text.parse::<i64>().ok().filter(|_| !by_name) {
+        Some(id) => {
+            Ok(state.authorizer.authorize_project(identity, action, ProjectRef::Id(ProjectId(id))).await?)
+        }
+        None => authorize_by_name(state, identity, text, action).await,
+    }
+}
+
+async fn authorize_by_name(
+    state: &ApiState,
+    identity: &Identity,
+    text: &str,
+    action: ProjectAction,
+) -> Result<ProjectId, ApiError> {
+    // What is no name is nobody's, as the caller can tell as well: an id that none has stands for it.
+    let project = ProjectName::parse(text).map_or(ProjectRef::Id(ProjectId(0)), ProjectRef::Name);
+    Ok(state.authorizer.authorize_project(identity, action, project).await?)
+}
+
+/// The whole project, once [`authorize`] gave leave.
+async fn find(state: &ApiState, id: ProjectId) -> Result<Project, ApiError> {
+    state.projects.by_id(id).await?.ok_or_else(unknown)
+}
+
+/// What is absent, and what must look so: the words of [`crate::authorizer::Refused::NotFound`].
+fn unknown() -> ApiError {
+    Refused::NotFound.into()
 }
 
 async fn list(
@@ -179,8 +199,7 @@ async fn exists(
     let name = parameters
         .first("project_name")
         .ok_or_else(|| ApiError::BadRequest("say which project_name".to_owned()))?;
-    let found = state.projects.by_name(name).await?.map_or(ProjectId(0), |project| project.id);
-    state.authorizer.authorize_project(&identity, ProjectAction::Read, found).await?;
+    authorize_by_name(&state, &identity, name, ProjectAction::Read).await?;
     Ok(StatusCode::OK)
 }
 
@@ -209,7 +228,8 @@ async fn read(
     headers: HeaderMap,
     Segments(project): Segments<String>,
 ) -> Result<Response, ApiError> {
-    let project = find(&state, &identity, &headers, &project, ProjectAction::Read).await?;
+    let id = authorize(&state, &identity, &headers, &project, ProjectAction::Read).await?;
+    let project = find(&state, id).await?;
     Ok(Json(shown(&state, &identity, project).await?).into_response())
 }
 
@@ -220,14 +240,18 @@ async fn update(
     Segments(project): Segments<String>,
     Body(wanted): Body<Wanted>,
 ) -> Result<StatusCode, ApiError> {
-    let project = find(&state, &identity, &headers, &project, ProjectAction::Update).await?;
+    let id = authorize(&state, &identity, &headers, &project, ProjectAction::Update).await?;
+    let project = find(&state, id).await?;
     if wanted.project_name.as_deref().is_some_and(|name| name != project.name) {
         return Err(ApiError::BadRequest("a project keeps its name".to_owned()));
     }
     if let Some(public) = wanted.public()? {
         let projects = state.projects.clone();
-        let set = async move { projects.set_public(project.id, public).await };
-        state.authorizer.directory().change(set).await??;
+        let set = async move { projects.set_public(id, public).await };
+        // Somebody may have deleted it since it was found.
+        if !state.authorizer.directory().change(set).await?? {
+            return Err(unknown());
+        }
     }
     Ok(StatusCode::OK)
 }
@@ -238,14 +262,12 @@ async fn delete(
     headers: HeaderMap,
     Segments(project): Segments<String>,
 ) -> Result<StatusCode, ApiError> {
-    let project = find(&state, &identity, &headers, &project, ProjectAction::DeleteProject).await?;
+    let id = authorize(&state, &identity, &headers, &project, ProjectAction::DeleteProject).await?;
     let projects = state.projects.clone();
-    let delete = async move { projects.delete(project.id).await };
+    let delete = async move { projects.delete(id).await };
     match state.authorizer.directory().change(delete).await? {
         Ok(()) => Ok(StatusCode::OK),
-        Err(DeleteError::Unknown) => {
-            Err(ApiError::NotFound("it does not exist, or you may not see it".to_owned()))
-        }
+        Err(DeleteError::Unknown) => Err(unknown()),
         Err(error @ DeleteError::NotEmpty(_)) => Err(ApiError::Precondition(error.to_string())),
         Err(DeleteError::Database(error)) => Err(error.into()),
     }

@@ -84,6 +84,26 @@ pub struct Project {
     pub updated_us: i64,
 }
 
+/// A project, as far as decisions need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProjectFacts {
+    /// Its id.
+    pub id: ProjectId,
+    /// Whether anybody may pull.
+    pub public: bool,
+    /// What whoever asks is in it, as a member.
+    pub role: Option<Role>,
+}
+
+/// How a request names a project.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ProjectRef {
+    /// By its id.
+    Id(ProjectId),
+    /// By its name.
+    Name(ProjectName),
+}
+
 /// What a member may do. The numbers are Harbor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Project, ProjectId, ProjectName, Role};
+use super::{Project, ProjectFacts, ProjectId, ProjectName, ProjectRef, Role};
 use crate::context::Context;
 use crate::db::{Database, DbError};
 use crate::user::UserId;
@@ -104,6 +104,38 @@ impl From<Row> for Project {
     }
 }
 
+#[derive(FromRow)]
+struct FactsRow {
+    id: Option<i64>,
+    public: Option<bool>,
+    role: Option<i64>,
+}
+
+impl FactsRow {
+    fn facts(self) -> Option<ProjectFacts> {
+        Some(ProjectFacts {
+            id: ProjectId(self.id?),
+            public: self.public?,
+            role: self.role.and_then(Role::from_number),
+        })
+    }
+}
+
+/// A [`FactsRow`] of the project with `$on`.
+macro_rules! facts {
+    ($on:literal) => {
+        concat!(
+            "SELECT p.id, p.public, m.role FROM (SELECT 1) LEFT JOIN projects p ON ",
+            $on,
+            " LEFT JOIN members m ON m.project_id = p.id AND m.user_id = $2"
+        )
+    };
+}
+
+const FACTS_BY_ID: &str = facts!("p.id = $1");
+
+const FACTS_BY_NAME: &str = facts!("p.name = $1");
+
 impl ProjectStore {
     /// The projects of a database.
     pub fn new(database: Database, context: Context) -> ProjectStore {
@@ -143,22 +175,27 @@ impl ProjectStore {
         Ok(ProjectId(id))
     }
 
-    /// The project of that name.
+    /// What decisions need of a project when `user` asks, or nobody known.
+    ///
+    /// One row comes back whether there is such a project or not, and nothing is counted: what is absent takes as long as what is
+    /// hidden.
     ///
     /// # Errors
     /// Faults of the database.
-    pub async fn by_name(&self, name: &str) -> Result<Option<Project>, DbError> {
-        let row: Option<Row> = sqlx::query_as(concat!(
-            columns!(),
-            "FROM projects p LEFT JOIN users u ON u.id = p.owner_id WHERE p.name = $1"
-        ))
-        .bind(name)
-        .fetch_optional(self.database.readers())
-        .await?;
-        Ok(row.map(Project::from))
+    pub async fn facts(
+        &self,
+        project: &ProjectRef,
+        user: Option<UserId>,
+    ) -> Result<Option<ProjectFacts>, DbError> {
+        let query = match project {
+            ProjectRef::Id(id) => sqlx::query_as::<_, FactsRow>(FACTS_BY_ID).bind(id.0),
+            ProjectRef::Name(name) => sqlx::query_as(FACTS_BY_NAME).bind(name.as_str().to_owned()),
+        };
+        let row = query.bind(user.map(|user| user.0)).fetch_one(self.database.readers()).await?;
+        Ok(row.facts())
     }
 
-    /// The project of that id.
+    /// The project of that id. Counts its repositories: for who may see it.
     ///
     /// # Errors
     /// Faults of the database.

@@ -8,6 +8,7 @@ use super::Repository;
 use crate::context::Context;
 use crate::db::{Database, DbError};
 use crate::project::ProjectId;
+use crate::user::UserId;
 
 /// Repositories.
 #[derive(Clone, Debug)]
@@ -32,6 +33,12 @@ impl Row {
         })
     }
 }
+
+const OF_MEMBER: &str = "SELECT r.key FROM members m JOIN repositories r ON r.project_id = m.project_id
+         WHERE m.user_id = $1 LIMIT $2";
+
+const PUBLIC: &str = "SELECT r.key FROM projects p JOIN repositories r ON r.project_id = p.id
+         WHERE p.public = 1 LIMIT $1";
 
 impl RepositoryStore {
     /// The repositories of a database.
@@ -63,6 +70,24 @@ impl RepositoryStore {
                 .fetch_optional(self.database.readers())
                 .await?;
         Ok(row.and_then(Row::repository))
+    }
+
+    /// Repositories of the projects where `member` is one, then those of public projects, which may repeat some; at most `limit`
+    /// in all. Costs what it gives: neither statement touches what they may not see.
+    ///
+    /// # Errors
+    /// Faults of the database.
+    pub async fn seen(&self, member: Option<UserId>, limit: usize) -> Result<Vec<RepositoryKey>, DbError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        // An id that nobody has.
+        let member = member.map_or(-1, |member| member.0);
+        let mut keys: Vec<i64> =
+            sqlx::query_scalar(OF_MEMBER).bind(member).bind(limit).fetch_all(self.database.readers()).await?;
+        let left = limit.saturating_sub(i64::try_from(keys.len()).unwrap_or(i64::MAX));
+        let public: Vec<i64> =
+            sqlx::query_scalar(PUBLIC).bind(left).fetch_all(self.database.readers()).await?;
+        keys.extend(public);
+        Ok(keys.into_iter().filter_map(key_of_sql).collect())
     }
 
     /// The repository of that name; made, in that project, when there is none.
@@ -123,4 +148,23 @@ pub(crate) fn sql_key(key: RepositoryKey) -> i64 {
 /// The key from SQL; `None` for a number that no code of ours wrote.
 pub(crate) fn key_of_sql(number: i64) -> Option<RepositoryKey> {
     RepositoryKey::new(u64::try_from(number).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_somebody_sees_is_found_without_a_look_at_what_they_do_not() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let database = Database::open(&directory.path().join("taffrail.db")).await.unwrap();
+        for (sql, index) in [(OF_MEMBER, "members_by_user"), (PUBLIC, "projects_public")] {
+            let plan = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let steps: Vec<(i64, i64, i64, String)> =
+                sqlx::query_as(plan).fetch_all(database.readers()).await.unwrap();
+            assert_eq!(steps.len(), 2, "{steps:?}");
+            assert!(steps[0].3.contains(index), "{steps:?}");
+            assert!(steps[1].3.contains("repositories_by_project"), "{steps:?}");
+        }
+    }
 }

@@ -172,6 +172,53 @@ async fn s_22_who_guesses_is_slowed_down_and_who_knows_is_not() {
     identify("alice", "Mainsail-7", 1).await.unwrap();
 }
 
+/// S-54: users, projects and members are not to be listed by who has nothing to do with them.
+#[tokio::test]
+async fn s_54_nobody_is_enumerated_by_searching() {
+    let harbour = Harbour::open().await;
+    for name in ["alice", "alina", "al_c", "bob"] {
+        harbour.user(name, "Mainsail-7").await;
+    }
+    harbour.project(ADMIN, "pa", false).await;
+    harbour.member("pa", "bob", 2).await;
+    let search = async |who, name: &str| {
+        harbour.api(who, "GET", &format!("/users/search?username={name}"), None).await
+    };
+    for name in ["", "a", "al", "%25", "_", "*", "%25%25", "\\"] {
+        search(ALICE, name).await.expect(400);
+        search(NOBODY, name).await.expect(401);
+    }
+    for wild in ["%25%25%25", "___", "al%25", "a_i", "***", "al*", "ali%25", "%5C%5C%5C", "ali%00"] {
+        assert_eq!(search(ALICE, wild).await.expect(200).json(), json!([]), "{wild}");
+    }
+    let found = search(ALICE, "ali").await.expect(200).json();
+    assert_eq!(found.as_array().unwrap().len(), 2, "{found}");
+    for user in found.as_array().unwrap() {
+        let fields: Vec<&String> = user.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["user_id", "username"], "no more than id and name");
+    }
+    assert_eq!(search(ALICE, "al_").await.expect(200).json()[0]["username"], "al_c");
+    harbour.api(ALICE, "GET", "/users", None).await.expect(403);
+
+    // A project of others, and who is in it, is as if it were not.
+    for (method, hidden, absent) in [
+        ("GET", "/projects/pa", "/projects/no"),
+        ("HEAD", "/projects/pa", "/projects/no"),
+        ("HEAD", "/projects?project_name=pa", "/projects?project_name=no"),
+        ("HEAD", "/projects?project_name=%25", "/projects?project_name=no"),
+        ("GET", "/projects/pa/members", "/projects/no/members"),
+        ("GET", "/projects/pa/members?entityname=b", "/projects/no/members?entityname=b"),
+        ("GET", "/projects/pa/members/1", "/projects/no/members/1"),
+    ] {
+        let (hidden, absent) =
+            (harbour.api(ALICE, method, hidden, None).await, harbour.api(ALICE, method, absent, None).await);
+        assert_eq!(hidden.status.as_u16(), 404, "{hidden:?}");
+        assert_eq!((hidden.status, hidden.text), (absent.status, absent.text));
+    }
+    let named = harbour.api(ALICE, "GET", "/projects?name=pa", None).await.expect(200);
+    assert_eq!(named.headers["x-total-count"], "0");
+}
+
 #[tokio::test]
 async fn the_first_start_needs_a_password_that_is_no_default() {
     for (password, good) in [("Harbor12345", false), ("weak", false), ("", false), ("Capstan-12", true)] {

@@ -137,6 +137,9 @@ async fn members_in_harbors_shape() {
     harbour.user("bob", "Foresail-8").await;
     let zero = json!({"role_id": 3, "member_user": {"user_id": 0, "username": "bob"}});
     harbour.api(ADMIN, "POST", "/projects/hold/members", Some(zero)).await.expect(201);
+    harbour.user("carol", "Topsail-95").await;
+    let by_id = json!({"role_id": 3, "member_user": {"user_id": 4}});
+    harbour.api(ADMIN, "POST", "/projects/hold/members", Some(by_id)).await.expect(201);
     let unknown = json!({"role_id": 2, "member_user": {"username": "nobody"}});
     harbour.api(ADMIN, "POST", "/projects/hold/members", Some(unknown)).await.expect(404);
     // The id of a member of one project means nothing in another.
@@ -147,6 +150,56 @@ async fn members_in_harbors_shape() {
     harbour.api(ADMIN, "DELETE", &path, None).await.expect(200);
     harbour.api(ADMIN, "DELETE", &path, None).await.expect(404);
     harbour.api(ALICE, "GET", &path, None).await.expect(404);
+}
+
+/// Ids are counted up: to add one after the other would tell a project's admin who is registered (S-54).
+#[tokio::test]
+async fn only_who_manages_users_names_them_by_id() {
+    let harbour = Harbour::open().await;
+    harbour.user("alice", "Mainsail-7").await;
+    let bob = harbour.user("bob", "Foresail-8").await;
+    harbour.project(ALICE, "own", false).await;
+    let add = async |who: Who<'_>, user: Value| {
+        let body = json!({"role_id": 3, "member_user": user});
+        let answer = harbour.api(who, "POST", "/projects/own/members", Some(body)).await;
+        (answer.status.as_u16(), answer.text)
+    };
+    let nobody = add(ALICE, json!({"username": "nobody-at-all"})).await;
+    assert_eq!(nobody.0, 404);
+    for user in [
+        json!({"user_id": bob}),
+        json!({"user_id": 1}),
+        json!({"user_id": bob + 1}),
+        json!({"user_id": -1}),
+        json!({"user_id": bob, "username": "bob"}),
+        json!({"user_id": bob + 1, "username": "bob"}),
+    ] {
+        assert_eq!(add(ALICE, user.clone()).await, nobody, "{user}");
+    }
+    let members = harbour.api(ALICE, "GET", "/projects/own/members", None).await.expect(200);
+    assert_eq!(members.headers["x-total-count"], "1");
+    assert_eq!(add(ADMIN, json!({"user_id": bob + 1})).await, nobody);
+    assert_eq!(add(ADMIN, json!({"user_id": bob})).await.0, 201);
+    assert_eq!(add(ALICE, json!({})).await.0, 400);
+}
+
+/// A project that is deleted between the look at it and the change: it was said to be changed.
+#[tokio::test]
+async fn a_change_of_a_project_that_went_meanwhile_finds_nothing() {
+    let harbour = Harbour::open().await;
+    harbour.project(ADMIN, "going", false).await;
+    let body = || Some(json!({"metadata": {"public": "true"}}));
+    harbour.api(ADMIN, "PUT", "/projects/going", body()).await.expect(200);
+    // The update finds no row, as when another request has just deleted it.
+    let mut write = harbour.core.database().write().await.unwrap();
+    sqlx::query("CREATE TRIGGER gone BEFORE UPDATE ON projects BEGIN SELECT RAISE(IGNORE); END")
+        .execute(&mut *write)
+        .await
+        .unwrap();
+    write.commit().await.unwrap();
+    let refused = harbour.api(ADMIN, "PUT", "/projects/going", body()).await.expect(404);
+    let absent = harbour.api(ADMIN, "PUT", "/projects/absent", body()).await.expect(404);
+    assert_eq!(refused.text, absent.text);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
-use taffrail_distribution::access::{AccessError, Action};
+use taffrail_distribution::access::{AccessError, Action, Sources};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -326,23 +326,35 @@ async fn s_12_a_registry_token_does_not_open_the_api_nor_the_token_service() {
 }
 
 #[tokio::test]
-async fn a_mount_without_a_source_looks_where_one_may_pull() {
+async fn a_mount_without_a_source_looks_where_one_may_pull_and_nowhere_else() {
     let harbour = harbour().await;
     let admin = || Some(basic("admin", "Capstan-12"));
     let mut keys = Vec::new();
     for name in ["pa/app", "pb/app", "library/app"] {
         keys.push(harbour.v2(admin(), Action::Push, name).await.unwrap().repository);
     }
-    let readable = async |credential: Option<HeaderValue>| {
+    let sources = async |credential: Option<HeaderValue>, limit: usize| {
         let mut headers = HeaderMap::new();
         if let Some(credential) = credential {
             headers.insert(header::AUTHORIZATION, credential);
         }
         let identity = harbour.access.identify(&headers, None).await.unwrap();
-        harbour.access.readable(&identity, &keys).await
+        harbour.access.sources(&identity, limit).await
     };
-    assert_eq!(readable(Some(basic("alice", "Mainsail-7"))).await, [keys[0], keys[2]]);
+    let these = |indexes: &[usize]| Sources::These(indexes.iter().map(|index| keys[*index]).collect());
+    let alice = || Some(basic("alice", "Mainsail-7"));
+    assert_eq!(sources(alice(), 9).await, these(&[0, 2]));
     // The token's subject counts, not what the token names.
-    assert_eq!(readable(Some(bearer(&harbour.token(BOB, "").await))).await, [keys[1], keys[2]]);
-    assert_eq!(readable(None).await, [keys[2]]);
+    assert_eq!(sources(Some(bearer(&harbour.token(BOB, "").await)), 9).await, these(&[1, 2]));
+    assert_eq!(sources(None, 9).await, these(&[2]));
+    assert_eq!(sources(admin(), 9).await, Sources::Everywhere);
+    // One's own come first.
+    assert_eq!(sources(alice(), 1).await, these(&[0]));
+    // Rights that were taken back count at once, and so does a repository that was made just now.
+    let made = harbour.v2(alice(), Action::Push, "pa/new").await.unwrap().repository;
+    assert_eq!(sources(alice(), 9).await, Sources::These(vec![keys[0], made, keys[2]]));
+    let members = harbour.api(ADMIN, "GET", "/projects/pa/members?entityname=alice", None).await.json();
+    let member = format!("/projects/pa/members/{}", members[0]["id"]);
+    harbour.api(ADMIN, "DELETE", &member, None).await.expect(200);
+    assert_eq!(sources(alice(), 9).await, these(&[2]));
 }

@@ -65,6 +65,24 @@ async fn putting_the_same_manifest_again_only_moves_tags() {
     assert!(!world.outbox.is_named(grant.repository, &digest("layer")).await.unwrap());
 }
 
+/// A foreign layer need not be there when its manifest is put. It was never named when it came later, and collected under it.
+#[tokio::test]
+async fn a_manifest_that_is_put_again_names_what_came_since() {
+    let world = World::new().await;
+    let grant = world.grant("p/r").await;
+    world.put(&grant, image("m", &["layer"], &["a"])).await.unwrap();
+    assert!(!world.catalog.uses_blob(&grant, &digest("foreign")).await.unwrap());
+    world.put(&grant, image("m", &["layer", "foreign"], &["a"])).await.unwrap();
+    assert!(world.catalog.uses_blob(&grant, &digest("foreign")).await.unwrap());
+    // What was named once stays named: the blob may be on its way from another client.
+    world.put(&grant, image("m", &["layer"], &["a"])).await.unwrap();
+    assert!(world.catalog.uses_blob(&grant, &digest("foreign")).await.unwrap());
+    world.catalog.delete_manifest(&grant, &somebody(), &digest("m"), Precondition::None).await.unwrap();
+    assert!(!world.catalog.uses_blob(&grant, &digest("foreign")).await.unwrap());
+    let due = world.outbox.due(100).await.unwrap();
+    assert!(due.iter().any(|row| row.digest == digest("foreign")), "{due:?}");
+}
+
 #[tokio::test]
 async fn a_layer_that_a_manifest_names_twice_is_one_reference() {
     let world = World::new().await;

@@ -2,7 +2,7 @@
 
 use taffrail_core::db::{Database, DbError};
 use taffrail_core::project::store::{DeleteError, ProjectFilter, Visibility};
-use taffrail_core::project::{ProjectId, ProjectName, Role};
+use taffrail_core::project::{ProjectFacts, ProjectId, ProjectName, ProjectRef, Role};
 use taffrail_core::user::{StoredPassword, UserId};
 use taffrail_distribution::catalog::{Catalog, Precondition};
 use taffrail_distribution::name::RepositoryName;
@@ -110,7 +110,14 @@ async fn who_makes_a_project_is_its_admin() {
     assert_eq!(world.projects.roles_of(alice).await.unwrap(), [(project, Role::Admin)]);
     let taken = world.projects.create(&ProjectName::parse("p").unwrap(), false, alice).await;
     assert!(matches!(taken, Err(DbError::Conflict)));
-    let found = world.projects.by_name("p").await.unwrap().unwrap();
+    let facts = |role| Some(ProjectFacts { id: project, public: true, role });
+    assert_eq!(world.project_named("p").await, facts(None));
+    assert_eq!(world.project_named("q").await, None);
+    let by_id = ProjectRef::Id(project);
+    assert_eq!(world.projects.facts(&by_id, Some(alice)).await.unwrap(), facts(Some(Role::Admin)));
+    let absent = ProjectRef::Id(ProjectId(project.0 + 1));
+    assert_eq!(world.projects.facts(&absent, Some(alice)).await.unwrap(), None);
+    let found = world.projects.by_id(project).await.unwrap().unwrap();
     assert_eq!(found.owner_name.as_deref(), Some("alice"));
     assert!(found.public);
 }
@@ -145,7 +152,8 @@ async fn lists_of_projects_show_what_the_filter_says() {
 async fn a_project_with_artifacts_stays_and_an_empty_one_goes_for_good() {
     let world = World::new().await;
     let grant = world.grant("p/r").await;
-    let project = world.projects.by_name("p").await.unwrap().unwrap();
+    let id = world.project_named("p").await.unwrap().id;
+    let project = world.projects.by_id(id).await.unwrap().unwrap();
     assert_eq!(project.repo_count, 0, "a repository without artifacts does not count");
     world.put(&grant, image("m", &[], &[])).await.unwrap();
     assert_eq!(world.projects.by_id(project.id).await.unwrap().unwrap().repo_count, 1);
@@ -158,7 +166,7 @@ async fn a_project_with_artifacts_stays_and_an_empty_one_goes_for_good() {
 
     let again = world.grant("p/r").await;
     assert_ne!(again.repository, grant.repository, "a repository made anew has another key");
-    assert_ne!(world.projects.by_name("p").await.unwrap().unwrap().id, project.id);
+    assert_ne!(world.project_named("p").await.unwrap().id, project.id);
 }
 
 #[tokio::test]

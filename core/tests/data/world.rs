@@ -10,7 +10,7 @@ use taffrail_core::db::Database;
 use taffrail_core::member::store::MemberStore;
 use taffrail_core::outbox::Outbox;
 use taffrail_core::project::store::{ProjectStore, Visibility};
-use taffrail_core::project::{ProjectId, ProjectName};
+use taffrail_core::project::{ProjectFacts, ProjectId, ProjectName, ProjectRef};
 use taffrail_core::reconciliation::ReconciliationStore;
 use taffrail_core::repository::store::RepositoryStore;
 use taffrail_core::user::store::UserStore;
@@ -108,11 +108,16 @@ impl World {
         self.projects.create(&ProjectName::parse(name).unwrap(), public, owner).await.unwrap()
     }
 
+    pub(crate) async fn project_named(&self, name: &str) -> Option<ProjectFacts> {
+        let name = ProjectRef::Name(ProjectName::parse(name).unwrap());
+        self.projects.facts(&name, None).await.unwrap()
+    }
+
     /// A grant for a repository in a project that is made when it does not exist.
     pub(crate) async fn grant(&self, name: &str) -> Grant {
         let name = RepositoryName::parse(name).unwrap();
         let (project, _) = name.split_first().unwrap();
-        let project = match self.projects.by_name(project).await.unwrap() {
+        let project = match self.project_named(project).await {
             Some(project) => project.id,
             None => {
                 let owner = match self.users.by_name("owner").await.unwrap() {

@@ -95,6 +95,7 @@ pub(crate) async fn put(
     })?;
     let len_bytes = bytes.len() as u64;
     let (digest, manifest) = examine(registry, call, reference, &bytes).await?;
+    registry.confirm(call, grant).await?;
 
     let mut references = manifest.references;
     for foreign in manifest.foreign {

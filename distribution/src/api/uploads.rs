@@ -8,12 +8,12 @@ use http::header::{CONTENT_RANGE, LOCATION, RANGE};
 use http::{Response, StatusCode};
 use taffrail_blobstore::{Algorithm, Digest, SessionId};
 
-use crate::access::{Action, Grant};
+use crate::access::{Action, Grant, Sources};
 use crate::answer::{self, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID};
 use crate::blobs::{Upload, UploadStatus};
 use crate::body::{Incoming, ResponseBody};
 use crate::error::Error;
-use crate::limits::MOUNT_CANDIDATES_MAX;
+use crate::limits::{MOUNT_HOLDERS_MAX, MOUNT_SOURCES_MAX};
 use crate::name::RepositoryName;
 use crate::range::{self, ByteRange};
 use crate::registry::{Call, Registry};
@@ -45,7 +45,7 @@ pub(crate) async fn begin(
             };
             open_session(registry, grant, algorithm).await
         }
-        [digest] => monolithic(registry, grant, &Digest::parse(digest)?, body).await,
+        [digest] => monolithic(registry, call, grant, &Digest::parse(digest)?, body).await,
         _ => Err(Error::DigestParameter),
     }
 }
@@ -55,6 +55,11 @@ pub(crate) async fn begin(
 /// `from` is a hint and no more (distribution-spec, "Mounting a blob from another repository"): a caller who may read the blob
 /// elsewhere could as well have left it out. Clients that keep one token per repository ask with a token that does not name
 /// the source; what counts then is what its owner may read.
+///
+/// The search starts from what the caller may pull from and asks of each whether it holds the blob. The other way round, from
+/// the holders to the caller's rights, who holds a blob would show in the time that looking up the holders takes, and a bound on
+/// them could cut off the one that the caller may read. What depends on the digest is one lookup in memory for each source,
+/// which is made whether anybody holds it or not.
 async fn mount_from_any(
     registry: &Registry,
     call: &Call<'_>,
@@ -68,9 +73,14 @@ async fn mount_from_any(
     {
         return Ok(true);
     }
-    let holders = registry.blobs.holders(digest, MOUNT_CANDIDATES_MAX).await;
-    for source in registry.access.readable(call.identity, &holders).await {
-        if registry.blobs.mount(source, grant.repository, digest).await.is_ok() {
+    let sources = match registry.access.sources(call.identity, MOUNT_SOURCES_MAX).await {
+        Sources::Everywhere => registry.blobs.holders(digest, MOUNT_HOLDERS_MAX).await,
+        Sources::These(sources) => sources,
+    };
+    for source in sources {
+        if registry.blobs.link_generation(source, digest).await.is_ok()
+            && registry.blobs.mount(source, grant.repository, digest).await.is_ok()
+        {
             return Ok(true);
         }
     }
@@ -86,32 +96,25 @@ async fn open_session(
     Ok(session(StatusCode::ACCEPTED, &grant.name, &status))
 }
 
-/// `POST ?digest=`: the whole blob in one request. When it fails, its session goes too: nobody was told of it.
+/// `POST ?digest=`: the whole blob in one request. When it fails or is given up, its session goes too: nobody was told of it.
 async fn monolithic(
     registry: &Registry,
+    call: &Call<'_>,
     grant: &Grant,
     digest: &Digest,
     mut body: Incoming,
 ) -> Result<Response<ResponseBody>, Error> {
     refuse_announced(registry, 0, &body)?;
     let status = registry.blobs.begin_upload(grant.repository, digest.algorithm()).await?;
-    let result = async {
-        let mut upload = registry.blobs.open_upload(grant.repository, status.id).await?;
-        while let Some(bytes) = body.next().await? {
-            let len_bytes = upload.offset_bytes().saturating_add(bytes.len() as u64);
-            refuse_too_large(registry, len_bytes)?;
-            upload.write(bytes).await?;
-        }
-        upload.commit(digest).await?;
-        Ok::<(), Error>(())
+    let mut upload = registry.blobs.open_upload(grant.repository, status.id).await?;
+    upload.end_when_dropped();
+    while let Some(bytes) = body.next().await? {
+        let len_bytes = upload.offset_bytes().saturating_add(bytes.len() as u64);
+        refuse_too_large(registry, len_bytes)?;
+        upload.write(bytes).await?;
     }
-    .await;
-    if let Err(error) = result {
-        if let Err(left) = registry.blobs.abort_upload(grant.repository, status.id).await {
-            tracing::debug!(session = %status.id, error = %left, "a session is left to its expiry");
-        }
-        return Err(error);
-    }
+    registry.confirm(call, grant).await?;
+    upload.commit(digest).await?;
     Ok(created(&grant.name, digest))
 }
 
@@ -150,6 +153,7 @@ pub(crate) async fn finish(
     let [digest] = digests.as_slice() else { return Err(Error::DigestParameter) };
     let digest = Digest::parse(digest)?;
     let upload = receive(registry, call, grant, id, body).await?;
+    registry.confirm(call, grant).await?;
     upload.commit(&digest).await?;
     Ok(created(&grant.name, &digest))
 }

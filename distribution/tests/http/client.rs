@@ -193,6 +193,14 @@ impl Call {
         answer
     }
 
+    /// Sends it, and hangs up when the registry waits for more of the body.
+    pub(crate) async fn hang_up(self) {
+        let mut answer = Box::pin(self.send());
+        let answered =
+            std::future::poll_fn(|context| Poll::Ready(Future::poll(answer.as_mut(), context).is_ready()));
+        assert!(!answered.await, "the registry waits for more");
+    }
+
     /// Sends it and demands a status.
     pub(crate) async fn expect(self, status: u16) -> Answer {
         let answer = self.send().await;
@@ -303,6 +311,7 @@ pub(crate) struct Frames {
     announced: Option<u64>,
     end: End,
     taken: Arc<AtomicU64>,
+    last: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Frames {
@@ -314,12 +323,19 @@ impl Frames {
     pub(crate) fn announced(content: Bytes) -> Frames {
         let announced = Some(content.len() as u64);
         let frames = if content.is_empty() { VecDeque::new() } else { VecDeque::from([content]) };
-        Frames { frames, announced, end: End::Clean, taken: Arc::default() }
+        Frames { frames, announced, end: End::Clean, taken: Arc::default(), last: None }
     }
 
     /// Without one: `Transfer-Encoding: chunked`.
     pub(crate) fn chunked(frames: impl IntoIterator<Item = Bytes>, end: End) -> Frames {
-        Frames { frames: frames.into_iter().collect(), announced: None, end, taken: Arc::default() }
+        let frames = frames.into_iter().collect();
+        Frames { frames, announced: None, end, taken: Arc::default(), last: None }
+    }
+
+    /// Does this when all frames were taken and the end was not yet told.
+    pub(crate) fn before_the_end(mut self, last: impl FnOnce() + Send + 'static) -> Frames {
+        self.last = Some(Box::new(last));
+        self
     }
 
     /// Bytes taken, as they are taken.
@@ -341,11 +357,16 @@ impl Body for Frames {
                 self.taken.fetch_add(bytes.len() as u64, Ordering::SeqCst);
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            None => match self.end {
-                End::Clean => Poll::Ready(None),
-                End::Broken => Poll::Ready(Some(Err("connection reset".into()))),
-                End::Silent => Poll::Pending,
-            },
+            None => {
+                if let Some(last) = self.last.take() {
+                    last();
+                }
+                match self.end {
+                    End::Clean => Poll::Ready(None),
+                    End::Broken => Poll::Ready(Some(Err("connection reset".into()))),
+                    End::Silent => Poll::Pending,
+                }
+            }
         }
     }
 

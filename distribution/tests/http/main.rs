@@ -16,4 +16,5 @@ mod mounts;
 mod oddities;
 mod over_engine;
 mod referrers;
+mod revocation;
 mod uploads;

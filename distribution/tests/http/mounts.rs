@@ -94,6 +94,50 @@ async fn a_mount_without_a_source_looks_where_the_caller_may_pull() {
     mounted(&scene, &mount(&scene, "admin", &format!("mount={secret}")).await, &secret);
 }
 
+/// A bound on the holders that were looked at hid the one that the caller could read behind those that they could not.
+#[tokio::test]
+async fn a_source_is_found_however_many_others_hold_the_blob() {
+    let scene = Scene::new();
+    for number in 0..300 {
+        scene.push_blob("alice", &format!("pa/r{number}"), CONTENT).await;
+    }
+    let digest = scene.push_blob("bob", "pb/last", CONTENT).await;
+    mounted(&scene, &mount(&scene, "bob", &format!("mount={digest}")).await, &digest);
+}
+
+#[tokio::test]
+async fn whoever_may_pull_from_everywhere_mounts_from_anywhere() {
+    let scene = Scene::new();
+    let digest = scene.push_blob("alice", "pa/secret", CONTENT).await;
+    mounted(&scene, &mount(&scene, "captain", &format!("mount={digest}")).await, &digest);
+    refused(&scene, &mount(&scene, "captain", &format!("mount={}", sha256(b"none"))).await, &sha256(b"none"));
+}
+
+/// S-43: who holds a blob must not show in what a mount does, or its time would tell.
+#[tokio::test]
+async fn a_search_does_the_same_whether_others_hold_the_blob_or_nobody_does() {
+    let scene = Scene::new();
+    for name in ["pb/one", "pb/two", "pub/hello"] {
+        let owner = if name == "pub/hello" { "alice" } else { "bob" };
+        scene.push_blob(owner, name, name.as_bytes()).await;
+    }
+    let held = scene.push_blob("alice", "pa/secret", CONTENT).await;
+    let mut looks = Vec::new();
+    for (digest, from) in [
+        (held, ""),
+        (held, "&from=pa/secret"),
+        (sha256(b"nobody's"), ""),
+        (sha256(b"nobody's"), "&from=pa/none"),
+    ] {
+        scene.blobs.with(|inner| inner.looked_in.clear());
+        refused(&scene, &mount(&scene, "bob", &format!("mount={digest}{from}")).await, &digest);
+        looks.push(scene.blobs.with(|inner| inner.looked_in.clone()));
+    }
+    assert!(looks[0].len() >= 3, "{looks:?}");
+    assert!(!looks[0].contains(&scene.key("pa/secret")));
+    assert!(looks.iter().all(|look| *look == looks[0]), "{looks:?}");
+}
+
 /// S-45.
 #[tokio::test]
 async fn rights_on_the_source_are_looked_up_at_the_moment_of_the_mount() {

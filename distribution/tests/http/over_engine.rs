@@ -106,6 +106,17 @@ async fn a_manifest_of_4_mib_is_stored_and_what_it_needs_is_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monolithic_post_that_is_given_up_leaves_room_for_the_next() {
+    let folder = folder(|options| options.sessions_max = 1);
+    let scene = scene(&folder);
+    let layer = content(1000);
+    let target = format!("/v2/pa/app/blobs/uploads/?digest={}", sha256(&layer));
+    let frames = Frames::chunked([Bytes::copy_from_slice(&layer[..500])], End::Silent);
+    scene.post("alice", &target).frames(frames).hang_up().await;
+    scene.post("alice", &target).body(layer).expect(201).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_goes_back_after_a_wrong_digest_and_goes_on_after_a_break() {
     let folder = folder(|_| {});
     let scene = scene(&folder);

@@ -253,6 +253,19 @@ async fn a_monolithic_post_makes_a_blob_or_leaves_nothing() {
     finished(&scene, &scene.post("dev", encoded).body(CONTENT).expect(201).await).await;
 }
 
+/// F-01: a client that went away in the middle left a session that nobody knew of, until it expired.
+#[tokio::test]
+async fn a_monolithic_post_that_is_given_up_or_breaks_off_leaves_no_session() {
+    let scene = Scene::new();
+    let target = format!("/v2/pa/app/blobs/uploads/?digest={}", digest());
+    let frames = |end| Frames::chunked(CONTENT[..20].chunks(5).map(Bytes::from_static), end);
+    scene.post("dev", &target).frames(frames(End::Silent)).hang_up().await;
+    assert!(scene.blobs.with(|inner| inner.bytes_hashed == 20 && inner.sessions.is_empty()));
+    scene.post("dev", &target).frames(frames(End::Broken)).expect(400).await;
+    assert!(scene.blobs.with(|inner| inner.sessions.is_empty()));
+    finished(&scene, &scene.post("dev", &target).body(CONTENT).expect(201).await).await;
+}
+
 /// S-43: bytes that the registry has elsewhere are received and hashed like any other.
 #[tokio::test]
 async fn an_upload_of_bytes_that_exist_elsewhere_is_read_and_hashed_to_the_end() {

@@ -7,6 +7,7 @@ mod crane;
 mod ctr;
 mod docker;
 mod helm;
+mod nginx;
 mod oras;
 mod podman;
 mod skopeo;

@@ -3,6 +3,8 @@
 //! Numbers such as S-42 are those of the requirements. Two rules stand behind all of them: who may not see a thing gets
 //! the answer that a thing gets which never was; and no request, however odd, is answered with a 5xx.
 
+mod accounts;
+mod http2;
 mod parsing;
 mod tenancy;
 mod tokens;

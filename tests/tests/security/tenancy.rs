@@ -1,5 +1,7 @@
 //! S-42 to S-57: what is in one project does not exist for those who may not see it.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,7 +9,7 @@ use reqwest::Method;
 use serde_json::json;
 use taffrail_tests::http::{Extra, OCI_INDEX, OCI_MANIFEST, sha256};
 use taffrail_tests::images::{Image, noise};
-use taffrail_tests::scene::PRIVATE;
+use taffrail_tests::scene::{DEVELOPER, PRIVATE};
 
 use super::{OTHER, Stage, own_repository, secret_repository, shape, unknown_digest};
 
@@ -185,6 +187,58 @@ fn s_48_what_is_deleted_or_closed_here_is_gone_here_and_stands_elsewhere() -> Re
     while anonymous.manifest("pier/app", "one").is_ok_and(|answer| answer.status == 200) {
         ensure!(closed.elapsed() < Duration::from_secs(1), "still open after a second");
     }
+    Ok(())
+}
+
+/// Who is shown the door while a body is on its way ends it in vain: the right is asked for once more before anything is linked.
+#[test]
+fn s_48_a_push_that_outlives_the_right_to_it_links_nothing() -> Result<()> {
+    let stage = Stage::set()?;
+    let repository = secret_repository();
+    let members = stage.admin.api(&Method::GET, &format!("/projects/{PRIVATE}/members"), None)?.json()?;
+    let members = members.as_array().context("members")?;
+    let member =
+        members.iter().find(|member| member["entity_name"] == DEVELOPER.0).context("the developer")?;
+    let member = format!("/projects/{PRIVATE}/members/{}", member["id"]);
+    let token = stage.insider.token(&[&format!("repository:{repository}:{PUSH}")])?;
+    let host = stage.scene.server.host();
+    let bytes = noise(rand::random(), 200_000);
+    let (digest, location) = (sha256(&bytes), stage.insider.begin_upload(&repository)?);
+    let joint = if location.contains('?') { '&' } else { '?' };
+    let manifest = [stage.secret.manifest.clone(), b"\n".to_vec()].concat();
+    let puts = [
+        (format!("POST /v2/{repository}/blobs/uploads/?digest={digest}"), OCTETS, &bytes),
+        (format!("PUT {location}{joint}digest={digest}"), OCTETS, &bytes),
+        (format!("PUT /v2/{repository}/manifests/one"), OCI_MANIFEST, &manifest),
+    ];
+    let mut sockets = Vec::new();
+    for (line, media_type, body) in &puts {
+        let mut socket = TcpStream::connect(&host)?;
+        let half = body.len() / 2;
+        write!(
+            socket,
+            "{line} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nContent-Type: {media_type}\r\n\
+             Content-Length: {}\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n",
+            body.len()
+        )?;
+        // The server asks for the body once it has given leave.
+        let mut interim = [0; 25];
+        socket.read_exact(&mut interim)?;
+        ensure!(interim.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&interim));
+        socket.write_all(&body[..half])?;
+        sockets.push((socket, half));
+    }
+    stage.admin.api(&Method::DELETE, &member, None)?.expect(&[200])?;
+    for ((mut socket, half), (line, _, body)) in sockets.into_iter().zip(&puts) {
+        socket.write_all(&body[half..])?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 403"), "{line}: {answer}");
+    }
+    ensure!(stage.admin.blob(&repository, &digest)?.status == 404, "the blob is linked");
+    ensure!(stage.admin.manifest(&repository, &sha256(&manifest))?.status == 404, "the manifest is there");
+    let tagged = stage.admin.manifest(&repository, "one")?.expect(&[200])?;
+    ensure!(tagged.header("docker-content-digest") == stage.secret.digest(), "the tag moved");
     Ok(())
 }
 

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use taffrail_blobstore::RepositoryKey;
-use taffrail_distribution::access::{AccessControl, AccessError, Action, ClientAddress, Grant, Identity};
+use taffrail_distribution::access::{
+    AccessControl, AccessError, Action, ClientAddress, Grant, Identity, Sources,
+};
 use taffrail_distribution::name::RepositoryName;
 
 use super::Names;
 
-/// Rules: `pa` is private to alice (all), dev (pull, push) and guest (pull); `pb` to bob; `pub` may be pulled by anybody.
+/// Rules: `pa` is private to alice (all), dev (pull, push) and guest (pull); `pb` to bob; `pub` may be pulled by anybody. A mount
+/// by captain may come from everywhere.
 pub(crate) struct MemoryAccess {
     names: Arc<Names>,
     rules: Mutex<BTreeMap<(String, String), Vec<Action>>>,
@@ -37,6 +39,7 @@ impl MemoryAccess {
             ("admin", "pa", &ALL[..]),
             ("admin", "pb", &ALL[..]),
             ("admin", "pub", &ALL[..]),
+            ("captain", "pb", &ALL[..]),
         ] {
             rules.insert((user.to_owned(), project.to_owned()), actions.to_vec());
         }
@@ -71,7 +74,7 @@ impl AccessControl for MemoryAccess {
     ) -> Result<Identity, AccessError> {
         let Some(value) = headers.get(AUTHORIZATION) else { return Ok(Identity::new(String::new())) };
         let user = value.to_str().ok().and_then(|text| text.strip_prefix("User "));
-        let known = ["alice", "bob", "dev", "guest", "admin"];
+        let known = ["alice", "bob", "captain", "dev", "guest", "admin"];
         match user.filter(|user| known.contains(user)) {
             Some(user) => Ok(Identity::new(user.to_owned())),
             None => Err(AccessError::Unauthenticated {
@@ -121,12 +124,13 @@ impl AccessControl for MemoryAccess {
         self.authorize_base(identity)
     }
 
-    async fn readable(&self, identity: &Identity, candidates: &[RepositoryKey]) -> Vec<RepositoryKey> {
-        let names = self.names.all();
-        let may = |key: &RepositoryKey| {
-            names.iter().any(|(name, known)| known == key && self.may(user(identity), Action::Pull, name))
-        };
-        candidates.iter().copied().filter(may).collect()
+    async fn sources(&self, identity: &Identity, limit: usize) -> Sources {
+        if user(identity) == "captain" {
+            return Sources::Everywhere;
+        }
+        let names = self.names.all().into_iter();
+        let readable = names.filter(|(name, _)| self.may(user(identity), Action::Pull, name));
+        Sources::These(readable.map(|(_, key)| key).take(limit).collect())
     }
 
     fn challenge(&self, host: Option<&str>, scopes: &[String], error: Option<&str>) -> Vec<String> {

@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) sessions_made: u64,
     pub(crate) bytes_hashed: u64,
     pub(crate) bytes_read: u64,
+    /// Repositories in which a blob's link was looked for.
+    pub(crate) looked_in: Vec<RepositoryKey>,
     pub(crate) pins: usize,
     pub(crate) fault: Option<Fault>,
     /// From this byte on the blob is damaged.
@@ -145,6 +147,7 @@ struct Writer {
     inner: Arc<Mutex<Inner>>,
     id: SessionId,
     began_bytes: usize,
+    ends: bool,
 }
 
 impl Writer {
@@ -155,7 +158,10 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(session) = self.inner.lock().unwrap().sessions.get_mut(&self.id) {
+        let mut inner = self.inner.lock().unwrap();
+        if self.ends {
+            inner.sessions.remove(&self.id);
+        } else if let Some(session) = inner.sessions.get_mut(&self.id) {
             session.busy = false;
         }
     }
@@ -165,6 +171,10 @@ impl Drop for Writer {
 impl Upload for Writer {
     fn offset_bytes(&self) -> u64 {
         self.session(|session| session.bytes.len() as u64)
+    }
+
+    fn end_when_dropped(&mut self) {
+        self.ends = true;
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), UploadError> {
@@ -259,6 +269,7 @@ impl Blobs for MemoryBlobs {
         digest: &Digest,
     ) -> Result<BlobStat, BlobError> {
         self.with(|inner| {
+            inner.looked_in.push(from);
             let bytes = inner.find(from, digest)?;
             inner.link(to, *digest);
             Ok(BlobStat { digest: *digest, len_bytes: bytes.len() as u64 })
@@ -267,6 +278,7 @@ impl Blobs for MemoryBlobs {
 
     async fn link_generation(&self, repository: RepositoryKey, digest: &Digest) -> Result<u64, BlobError> {
         self.with(|inner| {
+            inner.looked_in.push(repository);
             inner.find(repository, digest)?;
             Ok(inner.generation(repository, digest))
         })
@@ -376,7 +388,7 @@ impl Blobs for MemoryBlobs {
             session.busy = true;
             Ok(session.bytes.len())
         })?;
-        Ok(Box::new(Writer { inner: Arc::clone(&self.0), id, began_bytes }))
+        Ok(Box::new(Writer { inner: Arc::clone(&self.0), id, began_bytes, ends: false }))
     }
 
     async fn abort_upload(&self, repository: RepositoryKey, id: SessionId) -> Result<(), UploadError> {

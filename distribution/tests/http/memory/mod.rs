@@ -31,6 +31,13 @@ impl Names {
         *names.entry(name.as_str().to_owned()).or_insert(next)
     }
 
+    /// Gives a repository another key: as if it had been deleted and made anew.
+    pub(crate) fn renew(&self, name: &str) {
+        let mut names = self.0.lock().unwrap();
+        let key = names.values().map(|key| key.number()).max().unwrap_or(0) + 1_000;
+        names.insert(name.to_owned(), RepositoryKey::new(key).unwrap());
+    }
+
     /// All of them, by name.
     pub(crate) fn all(&self) -> Vec<(RepositoryName, RepositoryKey)> {
         let names = self.0.lock().unwrap();
