@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::step::root;
 
 /// Each package of the workspace with those that it may import, for building or for testing.
-const MAY_IMPORT: [(&str, &[&str]); 8] = [
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("taffrail-blobstore", &[]),
     ("taffrail-distribution", &["taffrail-blobstore"]),
     ("taffrail-core", &["taffrail-blobstore", "taffrail-distribution"]),
@@ -21,6 +21,8 @@ const MAY_IMPORT: [(&str, &[&str]); 8] = [
     ("taffrail-fsck", &["taffrail-blobstore"]),
     // The tests drive the binary from outside.
     ("taffrail-tests", &[]),
+    // The benches drive the binary as the tests do, and the engine alone.
+    ("taffrail-benches", &["taffrail-blobstore", "taffrail-tests"]),
     ("xtask", &[]),
 ];
 

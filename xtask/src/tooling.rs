@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::step::root;
 
 /// A program and the Debian package that has it.
-const DEBIAN: [(&str, &str); 12] = [
+const DEBIAN: [(&str, &str); 13] = [
     ("dockerd", "docker.io"),
     ("docker", "docker.io"),
     ("containerd", "containerd"),
@@ -20,6 +20,7 @@ const DEBIAN: [(&str, &str); 12] = [
     ("buildah", "buildah"),
     ("podman", "podman"),
     ("crun", "crun"),
+    ("nginx", "nginx"),
     ("strace", "strace"),
     ("mkfs.ext4", "e2fsprogs"),
     ("xfs_io", "xfsprogs"),
@@ -84,20 +85,26 @@ const GO: [GoTool; 5] = [
     },
 ];
 
+/// What only the comparison needs: other registries, the limits of pulls, a counter of flushes.
+const DEBIAN_BENCH: [(&str, &str); 4] =
+    [("docker-registry", "docker-registry"), ("nginx", "nginx"), ("fio", "fio"), ("strace", "strace")];
+
+const GO_BENCH: [GoTool; 1] = [GoTool {
+    program: "registry",
+    package: "github.com/distribution/distribution/v3/cmd/registry",
+    module: "github.com/distribution/distribution/v3",
+    version: "v3.1.1",
+    form: Form::Command,
+}];
+
 /// A cargo subcommand and its pinned version.
 const CARGO: [(&str, &str); 1] = [("cargo-fuzz", "0.13.2")];
 
 /// Installs what is missing where that is allowed. Returns a sentence for each tool that is still missing.
 pub(crate) fn set_up() -> Result<Vec<String>> {
     let mut missing = Vec::new();
-    debian(&mut missing)?;
-    for tool in &GO {
-        if !is_here(tool.program)
-            && let Err(error) = install_go(tool)
-        {
-            missing.push(format!("{} ({} {}): {error:#}", tool.program, tool.module, tool.version));
-        }
-    }
+    debian(&DEBIAN, &mut missing)?;
+    go(&GO, &mut missing);
     for (program, version) in CARGO {
         if !is_here(program)
             && !run(Command::new("cargo").args(["install", "--locked", program, "--version", version]))?
@@ -108,6 +115,14 @@ pub(crate) fn set_up() -> Result<Vec<String>> {
     for line in &missing {
         println!("missing: {line}");
     }
+    Ok(missing)
+}
+
+/// Installs what the comparison needs. Returns a sentence for each tool that is still missing.
+pub(crate) fn set_up_bench() -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    debian(&DEBIAN_BENCH, &mut missing)?;
+    go(&GO_BENCH, &mut missing);
     Ok(missing)
 }
 
@@ -122,9 +137,17 @@ pub(crate) fn on_ci() -> bool {
     variable("CI").as_deref() == Some("true")
 }
 
-fn debian(missing: &mut Vec<String>) -> Result<()> {
+fn go(tools: &[GoTool], missing: &mut Vec<String>) {
+    for tool in tools.iter().filter(|tool| !is_here(tool.program)) {
+        if let Err(error) = install_go(tool) {
+            missing.push(format!("{} ({} {}): {error:#}", tool.program, tool.module, tool.version));
+        }
+    }
+}
+
+fn debian(wanted: &[(&'static str, &'static str)], missing: &mut Vec<String>) -> Result<()> {
     let mut packages: Vec<&str> =
-        DEBIAN.iter().filter(|(program, _)| !is_here(program)).map(|(_, package)| *package).collect();
+        wanted.iter().filter(|(program, _)| !is_here(program)).map(|(_, package)| *package).collect();
     packages.dedup();
     if packages.is_empty() {
         return Ok(());
