@@ -47,6 +47,8 @@ pub(crate) fn run() -> Result<()> {
             "clippy",
             &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
         ),
+        // Not the advisories: their database cannot be had by name from a package registry.
+        Step::cargo("deny", &["deny", "check", "bans", "licenses", "sources"]),
         engine(),
         Step::tests("tests", &TESTS),
         Step::tests(

@@ -98,7 +98,7 @@ const GO_BENCH: [GoTool; 1] = [GoTool {
 }];
 
 /// A cargo subcommand and its pinned version.
-const CARGO: [(&str, &str); 1] = [("cargo-fuzz", "0.13.2")];
+const CARGO: [(&str, &str); 2] = [("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
 
 /// Installs what is missing where that is allowed. Returns a sentence for each tool that is still missing.
 pub(crate) fn set_up() -> Result<Vec<String>> {
