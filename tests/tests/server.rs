@@ -379,7 +379,8 @@ fn a_project_is_made_filled_and_only_then_not_deleted() -> Result<()> {
     Ok(())
 }
 
-/// Counts the flushes of one push of one small layer, config, manifest and tag: the figure that the design bounds.
+/// Counts the flushes of one push of one small layer, config, manifest and tag: the figure that
+/// docs/ARCHITECTURE.md, "Following a push", states.
 #[test]
 fn a_push_of_one_small_layer_costs_at_most_four_flushes() -> Result<()> {
     if !tools::present(&[Tool::Program("strace")])? {

@@ -328,11 +328,6 @@ impl SimDisk {
     pub fn count(&self, call: Call) -> u64 {
         self.inner().calls[call as usize]
     }
-
-    /// All calls so far.
-    pub fn call_count(&self) -> u64 {
-        self.inner().calls.iter().sum()
-    }
 }
 
 impl Shared {

@@ -283,7 +283,7 @@ pub struct ValidBatch {
     pub previous: [u8; 16],
     /// Its seal.
     pub seal: Seal,
-    /// Whether it stands in the place of a damaged range.
+    /// Whether it is flagged *repaired*: it stands in the place of a damaged range, or was made to continue another seal.
     pub repaired: bool,
     /// Its records.
     pub records: Vec<Record>,

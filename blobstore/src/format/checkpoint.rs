@@ -57,8 +57,7 @@ pub fn file_name(number: u64) -> String {
 
 /// The number in the file name of a checkpoint.
 pub fn number_of(file_name: &str) -> Option<u64> {
-    let digits = file_name.strip_suffix(".ckp").filter(|digits| digits.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok()
+    super::number_of_name(file_name.strip_suffix(".ckp")?)
 }
 
 impl CheckpointHeader {
@@ -405,6 +404,15 @@ mod tests {
             Entry::Links { digest, links: vec![(RepositoryKey::new(8).unwrap(), 5, SegmentId(3)); 3] },
             Entry::Session { record_segment: SegmentId(3), session },
         ]
+    }
+
+    #[test]
+    fn a_checkpoint_has_one_name() {
+        let name = file_name(0xa1);
+        assert_eq!(number_of(name.strip_prefix("index/").unwrap()), Some(0xa1));
+        for other in ["00000000000000A1.ckp", "+0000000000000a1.ckp", "a1.ckp", "00000000000000a1.seg"] {
+            assert_eq!(number_of(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -70,11 +70,15 @@ impl SegmentId {
 
     /// The id in a file name `…16 hex digits….seg`.
     pub fn from_file_name(name: &str) -> Option<SegmentId> {
-        let digits = name.strip_suffix(".seg")?;
-        let canonical =
-            digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if canonical { u64::from_str_radix(digits, 16).ok().map(SegmentId) } else { None }
+        number_of_name(name.strip_suffix(".seg")?).map(SegmentId)
     }
+}
+
+/// The number in a file name: exactly 16 lowercase hexadecimal digits, so that no two names are one number.
+fn number_of_name(digits: &str) -> Option<u64> {
+    let canonical =
+        digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if canonical { u64::from_str_radix(digits, 16).ok() } else { None }
 }
 
 /// Folder of the main log.

@@ -81,7 +81,7 @@ pub enum Body {
     Corrupt {
         /// Which.
         digest: Digest,
-        /// Which copy. `None` in records of programs that did not say: whatever the blob's location is at that point of the log.
+        /// Which copy. `None`: whichever the blob has at that point of the log.
         location: Option<Location>,
     },
     /// Where an upload session stands.
@@ -381,7 +381,7 @@ pub(super) mod tests {
         }
     }
 
-    /// What programs wrote before the location was: the digest, and padding, in which no location begins with a zero.
+    /// Without a location the record is the digest and padding; no location begins with a zero.
     #[test]
     fn a_corrupt_record_without_location_is_still_read() {
         for digest in [Digest::of(Algorithm::Sha256, b"x"), Digest::of(Algorithm::Sha512, b"x")] {
@@ -394,7 +394,7 @@ pub(super) mod tests {
             assert_eq!(Record::decode(&old), Some((Record { lsn: 9, body: body.clone() }, old.len())));
             let mut out = Vec::new();
             Record { lsn: 9, body }.encode(&mut out);
-            assert_eq!(out, old, "and without a location it is what it was");
+            assert_eq!(out, old, "and nothing else");
         }
     }
 

@@ -293,21 +293,6 @@ impl ProjectStore {
         Ok(transaction.commit().await.map_err(DbError::from)?)
     }
 
-    /// The projects in which a user is a member, with the role.
-    ///
-    /// # Errors
-    /// Faults of the database.
-    pub async fn roles_of(&self, user: UserId) -> Result<Vec<(ProjectId, Role)>, DbError> {
-        let rows: Vec<(i64, i64)> = sqlx::query_as("SELECT project_id, role FROM members WHERE user_id = $1")
-            .bind(user.0)
-            .fetch_all(self.database.readers())
-            .await?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(project, role)| Some((ProjectId(project), Role::from_number(role)?)))
-            .collect())
-    }
-
     /// The role of a user in a project.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The security tests of the requirements that concern `/v2`, tokens and parsing, over HTTP against the whole server.
 //!
-//! Numbers such as S-42 are those of the requirements. Two rules stand behind all of them: who may not see a thing gets
+//! Numbers such as S-42 are explained in docs/requirements.md. Two rules stand behind all of them: who may not see a thing gets
 //! the answer that a thing gets which never was; and no request, however odd, is answered with a 5xx.
 
 mod accounts;
