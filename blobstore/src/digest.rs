@@ -144,11 +144,13 @@ impl Digest {
     /// The part after the colon.
     pub fn encoded(&self) -> String {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        self.bytes()
-            .iter()
-            .flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]])
-            .map(char::from)
-            .collect()
+        // Room at once: every answer names a digest.
+        let mut text = String::with_capacity(self.bytes().len() * 2);
+        for byte in self.bytes() {
+            text.push(char::from(HEX[usize::from(byte >> 4)]));
+            text.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+        text
     }
 
     /// The digest of `bytes`, hashed here and now on the caller's thread.

@@ -22,6 +22,7 @@ use crate::locator::{Blob, Change, Link, Locator};
 use crate::log::{Ending, Fate, Log, Marks, Purpose, Ticket};
 use crate::options::{Options, Threading};
 use crate::pool::Pool;
+use crate::recent::Recent;
 use crate::repository::RepositoryKey;
 use crate::segment::table::Table;
 use crate::session::Sessions;
@@ -38,6 +39,8 @@ pub(crate) struct Engine {
     pub(crate) pool: Pool,
     /// Memory for reading blobs.
     pub(crate) lending: Arc<Lending>,
+    /// Small payloads that were read lately.
+    pub(crate) recent: Recent,
     pub(crate) options: Options,
     /// Length of new log segments, from the superblock.
     pub(crate) segment_bytes: u64,

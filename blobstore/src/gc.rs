@@ -8,11 +8,10 @@ use bytes::Bytes;
 use crate::digest::Digest;
 use crate::engine::Engine;
 use crate::error::Refusal;
+use crate::format::SegmentId;
 use crate::format::batch::NewRecord;
 use crate::format::checkpoint::Location;
 use crate::format::record::Body;
-use crate::format::{LOG_FOLDER, SegmentId};
-use crate::health::Failed;
 use crate::locator::SHARDS;
 use crate::log::{Marks, Purpose, Ticket};
 use crate::solo;
@@ -152,15 +151,13 @@ impl Engine {
             if let Some(oldest) = self.segments.oldest() {
                 self.segments.forget_drops_before(oldest);
             }
-            let disk = Arc::clone(&self.disk);
+            let engine = Arc::clone(self);
             let flushed = self.pool.run(move || {
                 // A file that stays is older than the oldest, or was dropped: the next opening removes it.
-                drop(disk.remove(&droppable.id.log_name()));
-                disk.sync_dir(LOG_FOLDER)
+                drop(engine.disk.remove(&droppable.id.log_name()));
+                engine.sync_segment_names()
             });
-            // The error may be that of a new segment's name, and is told to one alone.
-            let flushed = flushed.await.unwrap_or(Ok(())).map_err(Failed::flush);
-            flushed.map_err(|failed| self.health.failed(LOG_FOLDER, &failed))?;
+            flushed.await.unwrap_or(Err(Refusal::Closing))?;
             dropped += 1;
         }
     }

@@ -17,7 +17,8 @@ pub enum StoreState {
         /// What is lost.
         damage: Vec<Damage>,
     },
-    /// A write or flush failed: no further write is acknowledged; the process should end, so that the store is opened anew.
+    /// A flush, or a write of the log, failed: no further write is acknowledged; the process should end, so that the store is
+    /// opened anew.
     Poisoned {
         /// Which file, and what the disk said.
         reason: String,

@@ -3,7 +3,8 @@
 //! Memory that is new to a process is dear: the system clears it, and the first touch of each page costs more than reading into it.
 //!
 //! What must stay true: reading ahead never takes the buffers that are lent beyond the limit. The block that a reader needs now is
-//! always lent, so that nobody waits for memory that a slow client holds; those are bounded by the number of readers.
+//! always lent, so that nobody waits for memory that a slow client holds; those are bounded by the number of readers. Nor does a
+//! handful of slow clients take all that there is for reading ahead.
 
 use crate::buffer::AlignedBuffer;
 use crate::format::BLOCK_BYTES;
@@ -47,11 +48,18 @@ impl Lending {
         self.loan(used)
     }
 
-    /// Blocks for reading ahead: as many as the limit leaves, at most `count`.
-    pub(crate) fn lend_ahead(self: &Arc<Self>, count: usize) -> Vec<Loan> {
+    /// Blocks for a run that is read ahead: as many as the limit leaves, at most `count`. When less than half of it is left, one
+    /// block, and none for a reader that has `runs` under way already: a few slow readers must not take all from everybody.
+    pub(crate) fn lend_ahead(self: &Arc<Self>, count: usize, runs: usize) -> Vec<Loan> {
         let used: Vec<Option<AlignedBuffer>> = {
             let mut state = lock(&self.state);
-            let count = count.min(self.lent_max.saturating_sub(state.lent));
+            let left = self.lent_max.saturating_sub(state.lent);
+            let fair = match (left < self.lent_max / 2, runs) {
+                (false, _) => count,
+                (true, 0) => count.min(1),
+                (true, _) => 0,
+            };
+            let count = fair.min(left);
             state.lent += count;
             (0..count).map(|_| state.free.pop()).collect()
         };
@@ -114,7 +122,7 @@ mod tests {
         let second = lending.lend();
         drop(first);
         assert_eq!(state(&lending), (1, 1));
-        let again = lending.lend_ahead(1);
+        let again = lending.lend_ahead(1, 0);
         assert_eq!(again[0].as_ref()[0], 7, "it is the same memory");
         assert_eq!(state(&lending), (2, 0));
         drop(again);
@@ -123,13 +131,25 @@ mod tests {
     }
 
     #[test]
+    fn of_the_second_half_a_reader_has_one_block_at_a_time() {
+        let lending = Arc::new(Lending::new(8 * BLOCK_BYTES as u64));
+        let first = lending.lend_ahead(5, 1);
+        assert_eq!(first.len(), 5, "there was enough for all of it");
+        assert_eq!(lending.lend_ahead(4, 1).len(), 0);
+        let others: Vec<_> = (0..4).map(|_| lending.lend_ahead(4, 0)).collect();
+        assert_eq!(others.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1, 0]);
+        drop((first, others));
+        assert_eq!(lending.lend_ahead(4, 1).len(), 4, "there is enough again");
+    }
+
+    #[test]
     fn reading_ahead_stays_within_the_limit_and_needed_blocks_are_lent_past_it() {
         let lending = Arc::new(Lending::new(4 * BLOCK_BYTES as u64));
-        let ahead = lending.lend_ahead(3);
+        let ahead = lending.lend_ahead(3, 0);
         assert_eq!(ahead.len(), 3);
-        let more = lending.lend_ahead(3);
+        let more = lending.lend_ahead(3, 0);
         assert_eq!(more.len(), 1);
-        assert!(lending.lend_ahead(1).is_empty());
+        assert!(lending.lend_ahead(1, 0).is_empty());
         let needed = lending.lend();
         assert_eq!(needed.as_ref().len(), BLOCK_BYTES);
         assert_eq!(state(&lending), (5, 0));

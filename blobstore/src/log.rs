@@ -1,8 +1,8 @@
 //! The appender of the main log: queue, group commit, and the step from one segment to the next.
 //!
 //! What must stay true: one batch is in flight at a time, and its waiters are told only after its flush and after the
-//! locator shows it; a failed write or flush poisons the store; a new segment starts only after the old one's seal is
-//! durable.
+//! locator shows it; a failed flush, or a failed write that does not heal (`health.rs`), poisons the store; a new segment
+//! starts only after the old one's seal is durable.
 
 use std::collections::VecDeque;
 
@@ -48,6 +48,8 @@ pub(crate) struct Log {
     queue: Mutex<Queue>,
     wake: Condvar,
     pub(crate) writer: Mutex<Writer>,
+    /// Held while names of segments are made durable ([`Engine::sync_segment_names`]).
+    names: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -127,6 +129,7 @@ impl Log {
             queue: Mutex::default(),
             wake: Condvar::new(),
             writer: Mutex::new(Writer { current: None, previous, next_lsn, next_segment, time_ms }),
+            names: Mutex::default(),
         }
     }
 
@@ -347,9 +350,8 @@ impl Engine {
             drop(self.disk.remove(&name));
             return Err(self.health.failed(&name, &Failed::log_write(error)));
         }
-        if let Err(error) = file.sync().and_then(|()| self.disk.sync_dir(LOG_FOLDER)) {
-            return Err(self.health.failed(&name, &Failed::flush(error)));
-        }
+        file.sync().map_err(|error| self.health.failed(&name, &Failed::flush(error)))?;
+        self.sync_segment_names()?;
         writer.next_segment += 1;
         self.give_back_tail(writer.previous);
         let (epoch, end_bytes) = (self.epoch, HEADER_BYTES as u64);
@@ -359,6 +361,20 @@ impl Engine {
         let seal = SegmentHeader::seal_of(&bytes);
         writer.current = Some(Current { id, file, offset_bytes: end_bytes, capacity_bytes, seal });
         Ok(())
+    }
+
+    /// Makes creations and removals of segments durable. Blocks on the disk. A failure poisons the store, whether or not anybody
+    /// waits.
+    ///
+    /// One at a time, up to the poisoning: the kernel tells an error of the folder once, to whoever asks first. The next one would
+    /// hear that all is well, and rely on a name that is not durable.
+    pub(crate) fn sync_segment_names(&self) -> Result<(), Refusal> {
+        let _turn = lock(&self.log.names);
+        if let Some(refusal) = self.health.refusal() {
+            return Err(refusal);
+        }
+        let synced = self.disk.sync_dir(LOG_FOLDER).map_err(Failed::flush);
+        synced.map_err(|failed| self.health.failed(LOG_FOLDER, &failed))
     }
 
     /// Makes the file of a segment with room for `needed` bytes. On a disk that is nearly full it is made smaller.

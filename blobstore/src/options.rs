@@ -29,12 +29,16 @@ pub struct Options {
     pub session_idle_ms: u64,
     /// Open upload sessions of one repository.
     pub sessions_per_repository_max: usize,
+    /// Open upload sessions of one [`crate::Uploader`].
+    pub sessions_per_uploader_max: usize,
     /// Open upload sessions in total.
     pub sessions_max: usize,
     /// What upload sessions that are not in files yet may hold in memory together, in bytes; past it they go to files early.
     pub session_memory_bytes_max: u64,
     /// Memory for reading blobs ahead of their readers, all together, in bytes. Readers for whom none is left read block by block.
     pub read_ahead_bytes_max: u64,
+    /// Memory for small blobs and manifests that were read lately, in bytes.
+    pub recent_bytes_max: u64,
     /// Longest blob in bytes.
     pub blob_bytes_max: u64,
     /// Random bytes: key (32) and uuid (16) of a store that is made now.
@@ -44,7 +48,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults, with their reasons at each field.
+    /// The defaults; `server/src/config/sections.rs` has the reasons.
     pub fn new(entropy: [u8; 48]) -> Options {
         Options {
             segment_bytes: SEGMENT_BYTES_MAX,
@@ -53,10 +57,13 @@ impl Options {
             grace_ms: 3_600_000,
             session_idle_ms: 24 * 3_600_000,
             sessions_per_repository_max: 1_000,
+            sessions_per_uploader_max: 2_000,
             sessions_max: 10_000,
             session_memory_bytes_max: 64 * 1024 * 1024,
-            // 3 MiB for each of twenty clients that are slower than the disk; fast ones share it.
+            // One half is 3 MiB for each of ten clients that are slower than the disk, the other a block ahead for 128 more; fast ones share it.
             read_ahead_bytes_max: 64 * 1024 * 1024,
+            // Five thousand manifests or configurations of common size.
+            recent_bytes_max: 32 * 1024 * 1024,
             blob_bytes_max: 1 << 40,
             entropy,
             threading: Threading::Pool { storage_threads: 4 },

@@ -1,13 +1,13 @@
 //! Storage threads: where blocking disk calls run, so that no caller's thread ever waits for a disk.
 //!
-//! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes in it, a reader one block and one
-//! run ahead, a commit one file sync. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
+//! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes in it, a reader one block and two
+//! runs ahead, a commit one file sync. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
 //! the engine deterministic.
 
 use std::collections::VecDeque;
 
 use crate::completion::{Completion, completion};
-use crate::sync::{Arc, Condvar, Mutex, lock, thread};
+use crate::sync::{AbortOnPanic, Arc, Condvar, Mutex, lock, thread};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -68,6 +68,7 @@ impl Queue {
     }
 
     fn work(&self) {
+        let _guard = AbortOnPanic;
         let mut jobs = lock(&self.jobs);
         loop {
             if let Some(job) = jobs.waiting.pop_front() {
@@ -97,5 +98,37 @@ impl Drop for Pool {
         while let Some(job) = self.queue.next() {
             job();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Tells the process that this test starts to do what ends it.
+    const PANICS: &str = "TAFFRAIL_POOL_PANICS";
+    /// A process that has not ended by then does not end.
+    const END_WAIT: Duration = Duration::from_secs(5);
+    const SIGABRT: i32 = 6;
+
+    /// The threads ended one after the other without a word, and with the last one everything that waits for the disk hung.
+    #[test]
+    fn a_job_that_panics_ends_the_process() {
+        let name = "pool::tests::a_job_that_panics_ends_the_process";
+        if std::env::vars_os().any(|(key, _)| key == PANICS) {
+            let pool = Pool::threads(2).unwrap();
+            drop(pool.run(|| panic!("as a job never should")));
+            thread::sleep(END_WAIT);
+            return;
+        }
+        let program = std::env::current_exe().unwrap();
+        let mut child = Command::new(program);
+        child.args([name, "--exact"]).env(PANICS, "1").stdout(Stdio::null()).stderr(Stdio::null());
+        let status = child.status().unwrap();
+        assert_eq!(status.signal(), Some(SIGABRT), "{status}");
     }
 }

@@ -1,7 +1,8 @@
 //! Reading blobs: every block is checked against its checksum for every answer.
 //!
 //! What must stay true: no byte leaves that does not match. A block that is bad is read once more past the page cache; when it is
-//! bad there as well, the blob is quarantined: unknown to everybody until it is pushed again.
+//! bad there as well, the blob is quarantined: unknown to everybody until it is pushed again. Small payloads come from memory when
+//! they were read lately ([`crate::recent`]), checked like any other.
 //!
 //! A reader that goes through a blob in order has the blocks behind the one in hand read ahead, as a run, so that disk and
 //! network work at the same time. What is read ahead is at most what was handed out in order before, so that a client that hangs up
@@ -25,6 +26,7 @@ use crate::format::batch::NewRecord;
 use crate::format::checkpoint::Location;
 use crate::format::record::Body;
 use crate::log::{Marks, Purpose};
+use crate::recent;
 use crate::repository::RepositoryKey;
 use crate::solo::SealedSolo;
 use crate::source::{Block, Direct, Source, Wanted};
@@ -167,7 +169,8 @@ impl BlobReader {
         while self.ahead.len() < RUNS_AHEAD_MAX && in_vain < given && first < end {
             let left = usize::try_from(end - first).unwrap_or(usize::MAX);
             let Some(extent) = self.source.extent(&self.engine.key, self.len_bytes) else { return };
-            let loans = self.engine.lending.lend_ahead(RUN_BLOCKS_MAX.min(given - in_vain).min(left));
+            let wanted = RUN_BLOCKS_MAX.min(given - in_vain).min(left);
+            let loans = self.engine.lending.lend_ahead(wanted, self.ahead.len());
             let count = loans.len();
             if count == 0 {
                 return;
@@ -197,16 +200,40 @@ impl BlobReader {
         }
     }
 
+    /// The block, when it is a whole small payload and was read lately.
+    fn recent_block(&mut self, number: u64) -> Option<Bytes> {
+        let Source::Inline { place, header, .. } = &mut self.source else { return None };
+        if number != 0 || self.len_bytes > recent::PAYLOAD_BYTES_MAX as u64 {
+            return None;
+        }
+        let (payload, found) = self.engine.recent.find(&self.engine.key, &self.digest, *place)?;
+        *header = Some(found);
+        Some(payload)
+    }
+
     async fn verified_block(&mut self, number: u64) -> Result<Bytes, ReadError> {
+        if let Some(bytes) = self.recent_block(number) {
+            return Ok(bytes);
+        }
         let mut relocated = false;
         loop {
-            let outcome = match self.read_block(number, Access::Cached).await {
-                Ok(Block::Damaged { .. }) => self.read_block(number, Access::Direct).await,
-                outcome => outcome,
-            };
+            let mut access = Access::Cached;
+            let mut outcome = self.read_block(number, access).await;
+            if matches!(outcome, Ok(Block::Damaged { .. })) {
+                access = Access::Direct;
+                outcome = self.read_block(number, access).await;
+            }
             return match outcome {
                 Ok(Block::Intact(bytes, source)) => {
-                    self.source = source;
+                    if let Source::Inline { place, header: Some(header), .. } = &source
+                        && bytes.len() == header.len_bytes
+                    {
+                        self.engine.recent.keep(*place, header, &bytes);
+                    }
+                    // A handle past the page cache takes aligned reads alone: it is good for this block and no other.
+                    if access == Access::Cached {
+                        self.source = source;
+                    }
                     Ok(bytes)
                 }
                 Ok(Block::Damaged { segment, offset_bytes }) => {
@@ -218,6 +245,8 @@ impl BlobReader {
                     relocated = true;
                     let (_, source) = locate(&self.engine, self.repository, &self.digest)?;
                     self.source = source;
+                    // It led to the file of before.
+                    self.way = None;
                     continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -24,6 +24,7 @@ use crate::locator::{Change, Locator, SHARDS};
 use crate::log::Log;
 use crate::options::{Options, Threading};
 use crate::pool::Pool;
+use crate::recent::Recent;
 use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
 use crate::segment::table::{LogSegment, Table};
@@ -197,10 +198,12 @@ fn assemble(
     };
     let lease_ms = options.lease_ms;
     let lending = Arc::new(Lending::new(options.read_ahead_bytes_max));
+    let recent = Recent::new(options.recent_bytes_max);
     Ok(Engine {
         disk,
         pool,
         lending,
+        recent,
         segment_bytes: superblock.segment_bytes,
         options,
         key,

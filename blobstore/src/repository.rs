@@ -1,4 +1,4 @@
-//! The two kinds of opaque id that callers hand to the store.
+//! The kinds of opaque id that callers hand to the store.
 
 use std::fmt;
 
@@ -23,6 +23,11 @@ impl fmt::Debug for RepositoryKey {
         write!(f, "repository {:016x}", self.0)
     }
 }
+
+/// Whose upload sessions are counted together, as the engine knows them: a number that it compares and nothing more. Who they
+/// are is the caller's affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Uploader(pub u64);
 
 /// An upload session: 128 random bits. It is a name, not a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,6 +3,13 @@
 //! Two views: *slots*, what the running process knows (every open session), and *logged*, what the log says (sessions that have a
 //! file), from which a slot is made after a restart. What must stay true: a session is open for one writer at a time; what is
 //! logged is what the newest SESSION record says, with the checksums of all of them.
+//!
+//! Sessions are bounded by repository, by uploader and in total, and nobody may take all of them from the others. Beginning one
+//! costs a client next to nothing, so where a bound is reached, the oldest session that got no byte yet makes room: it holds
+//! nothing that was acknowledged, and its client, if there is one, learns that the session is unknown and begins anew. Whoever
+//! floods the table takes his own sessions from himself that way, while those of others get their first bytes within seconds of
+//! being begun, and stay. Sessions with bytes are never taken for others; that one uploader cannot fill the table with these
+//! either is what the bound by uploader is for. (A repository would not do: who may make one may make many.)
 
 use std::collections::HashMap;
 
@@ -11,9 +18,19 @@ use crate::error::UploadError;
 use crate::format::SegmentId;
 use crate::format::record::{HashedOffset, SessionRecord};
 use crate::hasher::Hasher;
-use crate::repository::{RepositoryKey, SessionId};
+use crate::options::Options;
+use crate::repository::{RepositoryKey, SessionId, Uploader};
 use crate::solo::SoloWriter;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+
+/// An empty session that nobody used for so long may make room for another. Clients send the first bytes at once; this leaves
+/// them several round trips and a lost packet.
+const EMPTY_KEPT_MS: u64 = 10_000;
+
+/// An empty session that nobody used for so long is over, whatever the idle time of sessions is: there is nothing in it to come
+/// back for, and beginning another costs one request. Long enough for a client that began all of its sessions first, and is
+/// still packing its layers.
+const EMPTY_IDLE_MS: u64 = 3_600_000;
 
 /// The sessions.
 #[derive(Default)]
@@ -24,8 +41,19 @@ pub(crate) struct Sessions {
     pub(crate) memory_bytes: AtomicU64,
 }
 
+/// A session that is to be begun.
+#[derive(Clone, Copy)]
+pub(crate) struct Beginning {
+    pub(crate) repository: RepositoryKey,
+    /// Unknown for sessions of before a restart too: of those only the ones with a file are left.
+    pub(crate) uploader: Option<Uploader>,
+    pub(crate) id: SessionId,
+    pub(crate) algorithm: Algorithm,
+}
+
 struct Slot {
     repository: RepositoryKey,
+    uploader: Option<Uploader>,
     offset_bytes: u64,
     touched_ms: u64,
     state: SlotState,
@@ -38,6 +66,44 @@ enum SlotState {
     Stored,
     /// Somebody writes to it.
     Open,
+    /// It is over, and unknown to whoever asks; the log is not known to have taken that in.
+    Over,
+}
+
+impl Slot {
+    fn is_over(&self) -> bool {
+        matches!(self.state, SlotState::Over)
+    }
+
+    /// Whether nothing is lost with it: nobody has it open, and neither a client was told of a byte in it nor the log of it.
+    fn is_empty(&self) -> bool {
+        match &self.state {
+            SlotState::Ready(data) => {
+                data.offset_bytes == 0 && data.solo.is_none() && data.parked_bytes == 0 && !data.is_logged
+            }
+            SlotState::Stored | SlotState::Open | SlotState::Over => false,
+        }
+    }
+}
+
+/// Makes room for one more session among those that `counts` names, when they are `max` already.
+fn make_room(
+    slots: &mut HashMap<SessionId, Slot>,
+    max: usize,
+    now_ms: u64,
+    counts: impl Fn(&Slot) -> bool,
+) -> Result<(), UploadError> {
+    if slots.values().filter(|slot| counts(slot)).count() < max {
+        return Ok(());
+    }
+    let kept_ms = now_ms.saturating_sub(EMPTY_KEPT_MS);
+    let oldest = slots
+        .iter()
+        .filter(|(_, slot)| slot.touched_ms < kept_ms && counts(slot) && slot.is_empty())
+        .min_by_key(|(id, slot)| (slot.touched_ms, **id))
+        .map(|(id, _)| *id);
+    slots.remove(&oldest.ok_or(UploadError::TooMany)?);
+    Ok(())
 }
 
 /// What the log says of a session.
@@ -104,27 +170,44 @@ pub(crate) enum Opened {
 impl Sessions {
     pub(crate) fn begin(
         &self,
-        repository: RepositoryKey,
-        id: SessionId,
-        algorithm: Algorithm,
+        beginning: Beginning,
+        options: &Options,
         now_ms: u64,
-        per_repository_max: usize,
-        total_max: usize,
     ) -> Result<(), UploadError> {
+        let Beginning { repository, uploader, id, algorithm } = beginning;
         let mut slots = lock(&self.slots);
-        let of_repository = slots.values().filter(|slot| slot.repository == repository).count();
-        if slots.len() >= total_max || of_repository >= per_repository_max || slots.contains_key(&id) {
+        if slots.contains_key(&id) {
             return Err(UploadError::TooMany);
         }
+        // His own bound comes first: whoever is past it costs nobody else a session.
+        if uploader.is_some() {
+            make_room(&mut slots, options.sessions_per_uploader_max, now_ms, |slot| {
+                slot.uploader == uploader
+            })?;
+        }
+        make_room(&mut slots, options.sessions_per_repository_max, now_ms, |slot| {
+            slot.repository == repository
+        })?;
+        make_room(&mut slots, options.sessions_max, now_ms, |_| true)?;
         let state = SlotState::Ready(Box::new(SessionData::new(algorithm)));
-        slots.insert(id, Slot { repository, offset_bytes: 0, touched_ms: now_ms, state });
+        slots.insert(id, Slot { repository, uploader, offset_bytes: 0, touched_ms: now_ms, state });
         Ok(())
+    }
+
+    /// Forgets the empty sessions that nobody used for [`EMPTY_IDLE_MS`]; says how many. At once and under the lock, so that none
+    /// is forgotten that got its first bytes meanwhile.
+    pub(crate) fn forget_empty(&self, now_ms: u64) -> usize {
+        let Some(before_ms) = now_ms.checked_sub(EMPTY_IDLE_MS) else { return 0 };
+        let mut slots = lock(&self.slots);
+        let before = slots.len();
+        slots.retain(|_, slot| slot.touched_ms > before_ms || !slot.is_empty());
+        before - slots.len()
     }
 
     /// The offset of a session of that repository.
     pub(crate) fn offset(&self, repository: RepositoryKey, id: SessionId, now_ms: u64) -> Option<u64> {
         let mut slots = lock(&self.slots);
-        let slot = slots.get_mut(&id).filter(|slot| slot.repository == repository)?;
+        let slot = slots.get_mut(&id).filter(|slot| slot.repository == repository && !slot.is_over())?;
         slot.touched_ms = slot.touched_ms.max(now_ms);
         Some(slot.offset_bytes)
     }
@@ -136,10 +219,12 @@ impl Sessions {
         now_ms: u64,
     ) -> Result<Opened, UploadError> {
         let mut slots = lock(&self.slots);
-        let slot =
-            slots.get_mut(&id).filter(|slot| slot.repository == repository).ok_or(UploadError::Unknown)?;
+        let slot = slots
+            .get_mut(&id)
+            .filter(|slot| slot.repository == repository && !slot.is_over())
+            .ok_or(UploadError::Unknown)?;
         let opened = match std::mem::replace(&mut slot.state, SlotState::Open) {
-            SlotState::Open => return Err(UploadError::Busy),
+            SlotState::Open | SlotState::Over => return Err(UploadError::Busy),
             SlotState::Ready(data) => Opened::Ready(data),
             SlotState::Stored => match lock(&self.logged).get(&id) {
                 Some(logged) => Opened::Stored(Box::new(logged.clone())),
@@ -161,9 +246,23 @@ impl Sessions {
         }
     }
 
-    /// Forgets an open session.
-    pub(crate) fn remove(&self, id: SessionId) {
-        lock(&self.slots).remove(&id);
+    /// Ends an open session. One that the log knows is kept in mind until the log knows that it is over.
+    pub(crate) fn end(&self, id: SessionId, is_logged: bool) {
+        let mut slots = lock(&self.slots);
+        match slots.get_mut(&id) {
+            Some(slot) if is_logged => slot.state = SlotState::Over,
+            Some(_) => drop(slots.remove(&id)),
+            None => {}
+        }
+    }
+
+    /// Sessions that are over, and of which the log may not know it, in the order of their ids.
+    pub(crate) fn over(&self) -> Vec<SessionId> {
+        let slots = lock(&self.slots);
+        let mut over: Vec<SessionId> =
+            slots.iter().filter(|(_, slot)| slot.is_over()).map(|(id, _)| *id).collect();
+        over.sort_unstable();
+        over
     }
 
     /// Sessions that nobody used since `before_ms` and nobody has open, in the order of their ids. One that is dated after
@@ -175,7 +274,9 @@ impl Sessions {
         }
         let mut idle: Vec<(RepositoryKey, SessionId)> = slots
             .iter()
-            .filter(|(_, slot)| slot.touched_ms <= before_ms && !matches!(slot.state, SlotState::Open))
+            .filter(|(_, slot)| {
+                slot.touched_ms <= before_ms && !matches!(slot.state, SlotState::Open | SlotState::Over)
+            })
             .map(|(id, slot)| (slot.repository, *id))
             .collect();
         idle.sort_unstable_by_key(|(_, id)| *id);
@@ -183,11 +284,12 @@ impl Sessions {
     }
 
     pub(crate) fn count(&self) -> usize {
-        lock(&self.slots).len()
+        lock(&self.slots).values().filter(|slot| !slot.is_over()).count()
     }
 
     pub(crate) fn count_of(&self, repository: RepositoryKey) -> usize {
-        lock(&self.slots).values().filter(|slot| slot.repository == repository).count()
+        let slots = lock(&self.slots);
+        slots.values().filter(|slot| slot.repository == repository && !slot.is_over()).count()
     }
 
     /// Takes in a durable SESSION record; says whether it is the session's first in that log segment.
@@ -198,8 +300,12 @@ impl Sessions {
             segments: Vec::new(),
         });
         let mut crcs = std::mem::take(&mut entry.record.crcs);
-        crcs.truncate(usize::try_from(record.first_block).unwrap_or(usize::MAX));
-        crcs.extend_from_slice(&record.crcs);
+        let first_block = usize::try_from(record.first_block).unwrap_or(usize::MAX);
+        // Behind a gap no checksum would be that of its block. Without it, too few are there when the session is opened.
+        if first_block <= crcs.len() {
+            crcs.truncate(first_block);
+            crcs.extend_from_slice(&record.crcs);
+        }
         entry.record = SessionRecord { first_block: 0, crcs, ..record.clone() };
         let first = !entry.segments.contains(&segment);
         if first {
@@ -208,8 +314,12 @@ impl Sessions {
         first
     }
 
-    /// Forgets what was logged; gives the log segments with its records.
+    /// Forgets what was logged, and a session that is over; gives the log segments with its records.
     pub(crate) fn forget_logged(&self, id: &SessionId) -> Vec<SegmentId> {
+        let mut slots = lock(&self.slots);
+        if slots.get(id).is_some_and(Slot::is_over) {
+            slots.remove(id);
+        }
         lock(&self.logged).remove(id).map(|logged| logged.segments).unwrap_or_default()
     }
 
@@ -233,6 +343,7 @@ impl Sessions {
                 *id,
                 Slot {
                     repository: logged.record.repository,
+                    uploader: None,
                     offset_bytes: logged.record.acknowledged.offset_bytes,
                     touched_ms: logged.record.touched_ms,
                     state: SlotState::Stored,

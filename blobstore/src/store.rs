@@ -19,8 +19,9 @@ use crate::log::{Marks, Purpose, Ticket};
 use crate::options::{Options, Threading};
 use crate::reader::BlobReader;
 use crate::recovery;
-use crate::repository::{RepositoryKey, SessionId};
-use crate::sync::{Arc, Ordering, lock, thread};
+use crate::repository::{RepositoryKey, SessionId, Uploader};
+use crate::session::Beginning;
+use crate::sync::{AbortOnPanic, Arc, Ordering, lock, thread};
 use crate::upload::Upload;
 
 /// A blob, as a lookup gives it.
@@ -123,17 +124,6 @@ pub struct Hold<'a>(&'a Store);
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         self.0.engine.log.release();
-    }
-}
-
-/// Ends the process when the appender panics: nobody would flush any more, and everybody would wait.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            std::process::abort();
-        }
     }
 }
 
@@ -386,7 +376,8 @@ impl Store {
         }
     }
 
-    /// Begins an upload session under an id from the caller's random source.
+    /// Begins an upload session, for nobody in particular, under an id from the caller's random source. What counts are the
+    /// bounds on the sessions of a repository and on all of them.
     ///
     /// # Errors
     /// `TooMany`, `Refused`.
@@ -397,12 +388,31 @@ impl Store {
         id: SessionId,
         now_ms: u64,
     ) -> Result<UploadStatus, UploadError> {
+        self.begin(Beginning { repository, uploader: None, id, algorithm }, now_ms)
+    }
+
+    /// Begins an upload session as [`Store::begin_upload`] does, and counts it among those of `uploader` until it ends or the
+    /// store is opened anew.
+    ///
+    /// # Errors
+    /// `TooMany`, `Refused`.
+    pub fn begin_upload_of(
+        &self,
+        uploader: Uploader,
+        repository: RepositoryKey,
+        algorithm: Algorithm,
+        id: SessionId,
+        now_ms: u64,
+    ) -> Result<UploadStatus, UploadError> {
+        self.begin(Beginning { repository, uploader: Some(uploader), id, algorithm }, now_ms)
+    }
+
+    fn begin(&self, beginning: Beginning, now_ms: u64) -> Result<UploadStatus, UploadError> {
+        let id = beginning.id;
         if let Some(refusal) = self.engine.health.refusal() {
             return Err(UploadError::Refused(refusal));
         }
-        let options = &self.engine.options;
-        let (per_repository, total) = (options.sessions_per_repository_max, options.sessions_max);
-        self.engine.sessions.begin(repository, id, algorithm, now_ms, per_repository, total)?;
+        self.engine.sessions.begin(beginning, &self.engine.options, now_ms)?;
         Ok(UploadStatus { id, offset_bytes: 0 })
     }
 
@@ -447,10 +457,11 @@ impl Store {
         self.open_upload(repository, id, now_ms).await?.abort(now_ms).await
     }
 
-    /// Ends the sessions that nobody used for the idle time; says how many.
+    /// Ends the sessions that nobody used for the idle time, and those without a byte that nobody used for an hour; says how many.
     pub async fn expire_sessions(&self, now_ms: u64) -> usize {
-        let Some(before_ms) = now_ms.checked_sub(self.engine.options.session_idle_ms) else { return 0 };
-        let mut expired = 0;
+        self.engine.tell_ends(now_ms).await;
+        let mut expired = self.engine.sessions.forget_empty(now_ms);
+        let Some(before_ms) = now_ms.checked_sub(self.engine.options.session_idle_ms) else { return expired };
         let latest_ms = now_ms.saturating_add(self.engine.options.session_idle_ms);
         for (repository, id) in self.engine.sessions.idle(before_ms, latest_ms) {
             // Taken up again meanwhile, or failing: the next round looks at it once more.

@@ -6,8 +6,19 @@ pub(crate) use std::sync::{
 };
 pub(crate) use std::thread;
 
+/// Ends the process when the thread that holds it panics: nobody would do the thread's work any more, and everybody would wait.
+pub(crate) struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// Locks. A panic in another thread leaves data that is still consistent: no lock is held across anything that can panic by
-/// design, and the store thread aborts on a panic.
+/// design, and the store's threads abort on a panic.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

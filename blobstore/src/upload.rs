@@ -233,10 +233,13 @@ impl Upload {
             records.push(record(from, &[]));
         }
         let ticket = self.engine.log.enqueue(records, Purpose::Store, Marks::default(), now_ms)?;
-        // Set before waiting: when this future is dropped the record comes all the same.
+        // From here on the record may come or not, whether or not anybody waits for it: until that is known, the log is taken to say
+        // as much as it may, and to hold as little as it must.
         data.is_logged = true;
-        (data.logged_bytes, data.logged_blocks) = (data.offset_bytes, solo.crcs.len());
+        data.logged_bytes = data.logged_bytes.max(data.offset_bytes);
+        let blocks = solo.crcs.len();
         self.engine.wait(ticket).await?;
+        (data.logged_bytes, data.logged_blocks) = (data.offset_bytes, blocks);
         Ok(())
     }
 
@@ -249,16 +252,27 @@ impl Upload {
     /// Throws away every byte: a client that starts over at offset 0.
     ///
     /// # Errors
-    /// `Refused`, and then the session is gone.
+    /// `Refused`; the session is gone, or stands at 0.
     pub async fn restart(&mut self, now_ms: u64) -> Result<(), UploadError> {
         let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
         self.engine.sessions.sub_memory(data.memory_bytes());
         let algorithm = data.algorithm;
-        let old = std::mem::replace(&mut **data, SessionData::new(algorithm));
+        let mut old = std::mem::replace(&mut **data, SessionData::new(algorithm));
         self.mark = Mark { offset_bytes: 0, hasher: Hasher::new(algorithm), tail: None, tail_len: 0 };
-        // A new file takes the new bytes: the log may still describe the old one.
-        match end_file(&self.engine, self.id, old, now_ms).await {
-            Ok(()) => Ok(()),
+        if !old.is_logged {
+            return Ok(());
+        }
+        // A new file takes the new bytes. Until the log is known to have forgotten the old one, it is told of the session's end.
+        data.is_logged = true;
+        let told = match tell_end(&self.engine, self.id, old.solo.as_mut(), now_ms) {
+            Ok(ticket) => self.engine.wait(ticket).await,
+            Err(refusal) => Err(refusal),
+        };
+        match told {
+            Ok(()) => {
+                data.is_logged = false;
+                Ok(())
+            }
             Err(refusal) => Err(self.fail(UploadError::Refused(refusal)).await),
         }
     }
@@ -368,8 +382,9 @@ impl Upload {
             }
         };
         let ticket = self.enqueue_blob(digest, body, payload, now_ms)?;
-        let _over = Over::new(&engine, self.id, self.data.take());
+        let mut over = Over::new(&engine, self.id, self.data.take());
         engine.wait(ticket).await?;
+        over.is_told = true;
         Ok(BlobStat { digest, len_bytes })
     }
 
@@ -442,10 +457,8 @@ impl Upload {
             | UploadError::TooLarge { .. } => false,
         };
         if ends && let Some(data) = self.data.take() {
-            self.engine.sessions.sub_memory(data.memory_bytes());
-            self.engine.sessions.remove(self.id);
-            // What cannot be recorded now is found again when the session expires.
-            let _ = end_file(&self.engine, self.id, *data, 0).await;
+            // What the log does not take in now, it is told when sessions expire.
+            let _ = end(&self.engine, self.id, *data, 0).await;
         }
         error
     }
@@ -453,9 +466,7 @@ impl Upload {
     /// Ends the session and frees its bytes.
     pub(crate) async fn abort(mut self, now_ms: u64) -> Result<(), UploadError> {
         let Some(data) = self.data.take() else { return Err(UploadError::Unknown) };
-        self.engine.sessions.sub_memory(data.memory_bytes());
-        self.engine.sessions.remove(self.id);
-        Ok(end_file(&self.engine, self.id, *data, now_ms).await?)
+        Ok(end(&self.engine, self.id, *data, now_ms).await?)
     }
 }
 
@@ -463,7 +474,7 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let Some(mut data) = self.data.take() else { return };
         if self.when_dropped == WhenDropped::Ends {
-            end_unattended(&self.engine, self.id, *data);
+            drop(end_unattended(&self.engine, self.id, *data, 0));
             return;
         }
         if let Some(solo) = data.solo.as_mut() {
@@ -497,6 +508,8 @@ struct Over {
     engine: Arc<Engine>,
     id: SessionId,
     data: Option<Box<SessionData>>,
+    /// Whether the log is known to have taken in the end.
+    is_told: bool,
 }
 
 impl Over {
@@ -504,16 +517,15 @@ impl Over {
         if let Some(solo) = data.as_mut().and_then(|data| data.solo.as_mut()) {
             solo.keep();
         }
-        Over { engine: Arc::clone(engine), id, data }
+        Over { engine: Arc::clone(engine), id, data, is_told: false }
     }
 }
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.engine.sessions.remove(self.id);
-        if let Some(data) = &self.data {
-            self.engine.sessions.sub_memory(data.memory_bytes());
-        }
+        let Some(data) = &self.data else { return };
+        self.engine.sessions.sub_memory(data.memory_bytes());
+        self.engine.sessions.end(self.id, data.is_logged && !self.is_told);
     }
 }
 
@@ -538,43 +550,57 @@ impl Drop for Reopening<'_> {
     }
 }
 
-/// Ends what the log knows of a session, then removes its file.
-async fn end_file(
+/// Ends a session. When this returns without an error, no restart brings it back.
+async fn end(engine: &Arc<Engine>, id: SessionId, data: SessionData, now_ms: u64) -> Result<(), Refusal> {
+    match end_unattended(engine, id, data, now_ms)? {
+        Some(ticket) => engine.wait(ticket).await,
+        None => Ok(()),
+    }
+}
+
+/// The same without waiting: what to wait for, if anything. Nothing is awaited before the log has it.
+fn end_unattended(
     engine: &Arc<Engine>,
     id: SessionId,
     mut data: SessionData,
     now_ms: u64,
-) -> Result<(), Refusal> {
-    if let Some(solo) = data.solo.as_mut() {
-        // No write may reach the file's blocks when they belong to another file already.
-        drop(solo.settle(1).await);
-    }
-    // The log may know a session whose file was lost.
-    if data.is_logged {
-        let record = NewRecord { body: Body::SessionEnd { session: id }, payload: Bytes::new() };
-        let ticket = engine.log.enqueue(vec![record], Purpose::Reclaim, Marks::default(), now_ms)?;
-        engine.wait(ticket).await?;
-    }
-    // With the data goes the writer, and with the writer the file.
-    Ok(())
+) -> Result<Option<Ticket>, Refusal> {
+    engine.sessions.sub_memory(data.memory_bytes());
+    engine.sessions.end(id, data.is_logged);
+    // With the data goes the writer, and with the writer the file; its blocks go to nobody before the last write to them is over.
+    if data.is_logged { tell_end(engine, id, data.solo.as_mut(), now_ms).map(Some) } else { Ok(None) }
 }
 
-/// The same without waiting: the file goes at once, or, when the log knows it, with the record of the end.
-fn end_unattended(engine: &Arc<Engine>, id: SessionId, mut data: SessionData) {
-    engine.sessions.sub_memory(data.memory_bytes());
-    engine.sessions.remove(id);
-    if !data.is_logged {
-        return;
-    }
-    let file = data.solo.as_ref().map(|solo| (solo.segment, Fate::Surplus));
+/// Tells the log that a session is over; the file goes with the record.
+fn tell_end(
+    engine: &Engine,
+    id: SessionId,
+    solo: Option<&mut SoloWriter>,
+    now_ms: u64,
+) -> Result<Ticket, Refusal> {
+    let file = solo.as_ref().map(|solo| (solo.segment, Fate::Surplus));
     let ending = Some(Ending { session: id, is_logged: true, file });
     let record = NewRecord { body: Body::SessionEnd { session: id }, payload: Bytes::new() };
     let marks = Marks { ending, ..Marks::default() };
-    // A log that takes nothing in any more brings the session back with the next opening, and it expires.
-    if engine.log.enqueue(vec![record], Purpose::Reclaim, marks, 0).is_ok()
-        && let Some(solo) = data.solo.as_mut()
-    {
+    let ticket = engine.log.enqueue(vec![record], Purpose::Reclaim, marks, now_ms)?;
+    if let Some(solo) = solo {
         solo.keep();
+    }
+    Ok(ticket)
+}
+
+impl Engine {
+    /// Tells the log once more of sessions that are over, and that it could not take in then.
+    pub(crate) async fn tell_ends(self: &Arc<Self>, now_ms: u64) {
+        for id in self.sessions.over() {
+            let told = match tell_end(self, id, None, now_ms) {
+                Ok(ticket) => self.wait(ticket).await,
+                Err(refusal) => Err(refusal),
+            };
+            if told.is_err() {
+                return;
+            }
+        }
     }
 }
 

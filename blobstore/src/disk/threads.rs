@@ -6,7 +6,8 @@
 //! - Everything is reached through one descriptor of the store's folder, taken at open. When the file system is unmounted
 //!   under a running store, the bare mount point below is never written to.
 //! - A failed flush is reported once and never tried again here: after it the kernel calls dirty pages clean.
-//! - [`Access::Direct`] falls back to the page cache where the file system cannot do it, and the disk remembers that.
+//! - [`Access::Direct`] falls back to the page cache where the file system cannot do it, and the disk remembers that. It does not
+//!   conclude so from a request that is not aligned: then "past the page cache" would look at the page cache from there on.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{self, Advice, AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Access, Counters, Disk, File, Lock, LockError};
+use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
 
 /// The store belongs to its user alone: blobs may be private images.
 const FILE_MODE: u32 = 0o600;
@@ -292,12 +293,19 @@ impl ThreadsFile {
         if self.writable { Ok(()) } else { Err(Errno::ROFS.into()) }
     }
 
-    /// Runs `transfer`; when the file system accepted `O_DIRECT` at open and refuses it now, goes on through the page cache.
-    fn direct_or_cached<T>(&self, mut transfer: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    /// Runs `transfer`; when it is refused with `O_DIRECT`, goes on through the page cache. A file system that accepted the flag
+    /// at open may refuse it now. What is not aligned, as the rest of a file that was cut short, says nothing of the file system.
+    fn direct_or_cached<T>(
+        &self,
+        is_aligned: bool,
+        mut transfer: impl FnMut() -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
         match retry(&mut transfer) {
             Err(Errno::INVAL) if fs::fcntl_getfl(&self.file)?.contains(OFlags::DIRECT) => {
                 fs::fcntl_setfl(&self.file, OFlags::empty())?;
-                self.shared.direct_refused.store(true, Ordering::Relaxed);
+                if is_aligned {
+                    self.shared.direct_refused.store(true, Ordering::Relaxed);
+                }
                 Ok(retry(transfer)?)
             }
             result => Ok(result?),
@@ -310,7 +318,9 @@ impl File for ThreadsFile {
         let mut done = 0;
         while done < buffer.len() {
             let at = offset_bytes + done as u64;
-            let read = self.direct_or_cached(|| rustix::io::pread(&self.file, &mut buffer[done..], at))?;
+            let rest = &mut buffer[done..];
+            let read = self
+                .direct_or_cached(is_aligned(rest, at), || rustix::io::pread(&self.file, &mut *rest, at))?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -325,7 +335,8 @@ impl File for ThreadsFile {
         let mut at = offset_bytes;
         IoSliceMut::advance_slices(&mut buffers, 0);
         while !buffers.is_empty() {
-            let read = self.direct_or_cached(|| rustix::io::preadv(&self.file, buffers, at))?;
+            let are_aligned = buffers.iter().all(|buffer| is_aligned(buffer, at));
+            let read = self.direct_or_cached(are_aligned, || rustix::io::preadv(&self.file, buffers, at))?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -346,7 +357,9 @@ impl File for ThreadsFile {
         let mut done = 0;
         while done < bytes.len() {
             let at = offset_bytes + done as u64;
-            let written = self.direct_or_cached(|| rustix::io::pwrite(&self.file, &bytes[done..], at))?;
+            let rest = &bytes[done..];
+            let written =
+                self.direct_or_cached(is_aligned(rest, at), || rustix::io::pwrite(&self.file, rest, at))?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -377,6 +390,13 @@ impl File for ThreadsFile {
     fn len_bytes(&self) -> io::Result<u64> {
         length(&self.file)
     }
+}
+
+/// Whether a transfer between `buffer` and `offset_bytes` is one that [`Access::Direct`] allows.
+fn is_aligned(buffer: &[u8], offset_bytes: u64) -> bool {
+    buffer.len().is_multiple_of(DIRECT_ALIGN_BYTES)
+        && offset_bytes.is_multiple_of(DIRECT_ALIGN_BYTES as u64)
+        && buffer.as_ptr().align_offset(DIRECT_ALIGN_BYTES) == 0
 }
 
 fn folder_flags() -> OFlags {
@@ -466,7 +486,6 @@ fn make_root(root: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::DIRECT_ALIGN_BYTES;
     use super::*;
 
     fn disk() -> (tempfile::TempDir, ThreadsDisk) {
@@ -523,16 +542,40 @@ mod tests {
     #[test]
     fn a_file_system_that_refuses_direct_access_late_is_used_through_its_cache() {
         let (_dir, disk) = disk();
-        let file = disk.create("a", 0, Access::Direct).unwrap();
-        if !disk.shared.direct_refused.load(Ordering::Relaxed) {
-            // A misaligned write is what such a file system makes of every write.
-            file.write_at(b"odd", 1).unwrap();
-            assert!(disk.shared.direct_refused.load(Ordering::Relaxed));
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let file = fs::openat(&disk.root, "a", flags, Mode::from_raw_mode(FILE_MODE)).unwrap();
+        if fs::fcntl_setfl(&file, OFlags::DIRECT).is_err() {
+            return;
         }
-        file.write_at(b"odd", 5).unwrap();
+        let shared = Arc::clone(&disk.shared);
+        let file = ThreadsFile { file, name: "a".to_owned(), writable: true, shared };
+        let mut calls = 0;
+        let transfer = || {
+            calls += 1;
+            if calls == 1 { Err(Errno::INVAL) } else { Ok(calls) }
+        };
+        assert_eq!(file.direct_or_cached(true, transfer).unwrap(), 2);
+        assert!(disk.shared.direct_refused.load(Ordering::Relaxed));
+        assert!(!fs::fcntl_getfl(&file.file).unwrap().contains(OFlags::DIRECT));
+    }
+
+    /// One such request made every later look past the page cache one at the page cache, for the whole process.
+    #[test]
+    fn a_request_that_is_not_aligned_says_nothing_of_the_file_system() {
+        let (_dir, disk) = disk();
+        let file = disk.create("a", 0, Access::Direct).unwrap();
+        let before = disk.shared.direct_refused.load(Ordering::Relaxed);
+        file.write_at(b"odd", 1).unwrap();
         let mut buffer = [0; 3];
-        file.read_at(&mut buffer, 5).unwrap();
+        disk.open("a", Access::Direct).unwrap().read_at(&mut buffer, 1).unwrap();
         assert_eq!(&buffer, b"odd");
+        let mut room = vec![0_u8; 2 * DIRECT_ALIGN_BYTES];
+        let start = room.as_ptr().align_offset(DIRECT_ALIGN_BYTES);
+        let page = &mut room[start..start + DIRECT_ALIGN_BYTES];
+        // The file ends within the page: what is left of the read is not aligned.
+        let error = disk.open("a", Access::Direct).unwrap().read_at(page, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(disk.shared.direct_refused.load(Ordering::Relaxed), before);
     }
 
     #[test]

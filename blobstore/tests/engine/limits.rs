@@ -7,6 +7,7 @@ use taffrail_blobstore::disk::Disk as _;
 use taffrail_blobstore::disk::sim::SimDisk;
 use taffrail_blobstore::{
     Algorithm, Digest, LinkError, OpenError, Options, PutError, ReadError, SessionId, Store, UploadError,
+    Uploader,
 };
 
 use crate::catalog::{content, noise, repository};
@@ -47,6 +48,104 @@ fn sessions_are_limited_by_repository_and_in_total() {
     assert!(matches!(begin(5, 2), Err(UploadError::TooMany)), "one more in total");
     wait(store.abort_upload(repository(0), id(1), NOW_MS)).unwrap();
     begin(5, 2).unwrap();
+}
+
+/// How long an empty session is left alone, whatever the table is like, in milliseconds.
+const EMPTY_KEPT_MS: u64 = 10_000;
+
+/// One user who only ever begins sessions once kept everybody from pushing, for as long as sessions live.
+#[test]
+fn a_flood_of_empty_sessions_makes_room_for_others() {
+    let (_, store) = store(Options { sessions_max: 100, sessions_per_repository_max: 1_000, ..options() });
+    let flooded = |number: u8, now_ms| {
+        store.begin_upload(repository(number % 7), Algorithm::Sha256, SessionId::new([number; 16]), now_ms)
+    };
+    for number in 0..100 {
+        flooded(number, NOW_MS + u64::from(number)).unwrap();
+    }
+    // Nobody is pushed out who was quick, not even by somebody else.
+    let soon_ms = NOW_MS + EMPTY_KEPT_MS;
+    assert!(matches!(flooded(100, soon_ms), Err(UploadError::TooMany)));
+    assert_eq!(store.stats().sessions, 100);
+    // Alice is later, and makes progress whatever the flood does between her requests.
+    let mut now_ms = soon_ms + 1;
+    store.begin_upload(repository(9), Algorithm::Sha256, id(200), now_ms).unwrap();
+    let gone = store.upload_status(repository(0), id(0), now_ms);
+    assert!(matches!(gone, Err(UploadError::Unknown)), "the oldest one made room: {gone:?}");
+    let bytes = noise(5, 1_000);
+    for (step, piece) in (0..).zip(bytes.chunks(500)) {
+        for number in 100..200 {
+            // Refused or not, depending on how much of itself it has left to take.
+            let _ = flooded(number, now_ms + u64::from(number % 3));
+        }
+        let mut upload = wait(store.open_upload(repository(9), id(200), now_ms)).unwrap();
+        assert_eq!(upload.offset_bytes(), step * 500);
+        // Held open without a byte for long.
+        now_ms += 10 * EMPTY_KEPT_MS;
+        assert!(flooded(201, now_ms).is_ok());
+        wait(store.abort_upload(repository(201 % 7), id(201), now_ms)).unwrap();
+        wait(upload.write(Bytes::copy_from_slice(piece), now_ms)).unwrap();
+        wait(upload.acknowledge(now_ms)).unwrap();
+        // And left alone with what was acknowledged.
+        now_ms += 10 * EMPTY_KEPT_MS;
+    }
+    let upload = wait(store.open_upload(repository(9), id(200), now_ms)).unwrap();
+    wait(upload.commit(&Digest::of(Algorithm::Sha256, &bytes), now_ms)).unwrap();
+    assert!(store.stats().sessions <= 100);
+}
+
+/// Sessions with bytes are never taken for others, so they must not be one uploader's alone.
+#[test]
+fn one_uploader_does_not_fill_the_table_with_sessions_that_stay() {
+    let (_, store) = store(Options { sessions_max: 10, sessions_per_uploader_max: 4, ..options() });
+    let begin = |uploader, number: u8, now_ms| {
+        store.begin_upload_of(
+            Uploader(uploader),
+            repository(number),
+            Algorithm::Sha256,
+            SessionId::new([number; 16]),
+            now_ms,
+        )
+    };
+    for number in 0..4 {
+        begin(1, number, NOW_MS).unwrap();
+        let mut upload = wait(store.open_upload(repository(number), id(number), NOW_MS)).unwrap();
+        wait(upload.write(Bytes::from_static(b"1"), NOW_MS)).unwrap();
+        wait(upload.acknowledge(NOW_MS)).unwrap();
+    }
+    let later_ms = NOW_MS + 10 * EMPTY_KEPT_MS;
+    begin(2, 4, NOW_MS).unwrap();
+    assert!(matches!(begin(1, 5, later_ms), Err(UploadError::TooMany)), "one more of that uploader");
+    store
+        .upload_status(repository(4), id(4), NOW_MS)
+        .expect("who is past his bound takes nothing from others");
+    for number in 6..9 {
+        begin(2, number, later_ms).unwrap();
+    }
+    assert!(begin(2, 9, later_ms).is_ok(), "in place of his own");
+    assert!(matches!(store.upload_status(repository(4), id(4), later_ms), Err(UploadError::Unknown)));
+    wait(store.abort_upload(repository(0), id(0), later_ms)).unwrap();
+    begin(1, 5, later_ms).unwrap();
+}
+
+#[test]
+fn an_empty_session_is_over_after_an_hour_and_one_with_bytes_is_not() {
+    const HOUR_MS: u64 = 3_600_000;
+    let (_, store) = store(Options { session_idle_ms: 24 * HOUR_MS, ..options() });
+    for number in 1..=3 {
+        store.begin_upload(repository(0), Algorithm::Sha256, id(number), NOW_MS).unwrap();
+    }
+    let mut upload = wait(store.open_upload(repository(0), id(1), NOW_MS)).unwrap();
+    wait(upload.write(Bytes::from_static(b"1"), NOW_MS)).unwrap();
+    wait(upload.acknowledge(NOW_MS)).unwrap();
+    let open = wait(store.open_upload(repository(0), id(2), NOW_MS)).unwrap();
+    assert_eq!(wait(store.expire_sessions(NOW_MS + HOUR_MS - 1)), 0);
+    assert_eq!(wait(store.expire_sessions(NOW_MS + HOUR_MS)), 1);
+    assert!(matches!(store.upload_status(repository(0), id(3), NOW_MS), Err(UploadError::Unknown)));
+    drop(open);
+    assert_eq!(wait(store.expire_sessions(NOW_MS + HOUR_MS)), 1, "the one that was open");
+    assert_eq!(wait(store.expire_sessions(NOW_MS + 24 * HOUR_MS - 1)), 0);
+    assert_eq!(wait(store.expire_sessions(NOW_MS + 24 * HOUR_MS)), 1);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer that was not expected is reported whole")]
 
 mod budget;
+mod cachedamage;
 mod canary;
 mod catalog;
 mod clock;
@@ -18,10 +19,14 @@ mod faults;
 mod hangups;
 mod lifetimes;
 mod limits;
+mod meddled;
+mod names;
 mod operation;
 mod quarantine;
 mod reading;
+mod recent;
 mod reference;
 mod regressions;
+mod sessions;
 mod watched;
 mod world;

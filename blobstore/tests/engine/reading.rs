@@ -1,6 +1,7 @@
 //! Reading ahead: what comes is what was pushed, damage is found before it is handed out, and who hangs up costs little.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use taffrail_blobstore::disk::Disk as _;
@@ -105,6 +106,35 @@ fn a_client_that_hangs_up_costs_at_most_twice_what_it_was_given() {
             assert!(read <= 2 * given, "{read} bytes were read for {given}");
         }
     }
+}
+
+/// A reader of HTTP/2 stays with a few bytes a second. Some of them had all the memory for reading ahead, for as long as they liked.
+#[test]
+fn slow_readers_leave_something_to_be_read_ahead_for_others() {
+    // As much as four readers take while there is enough.
+    let scene = scene(48 * BLOCK);
+    let end = scene.bytes.len() as u64;
+    let slow: Vec<BlobReader> = (0..6)
+        .map(|_| {
+            let mut reader = scene.reader();
+            for number in 0..12 {
+                wait(reader.read(number * BLOCK, end)).unwrap();
+            }
+            reader
+        })
+        .collect();
+    let mut other = scene.reader();
+    let settled = || {
+        let mut before = u64::MAX;
+        while std::mem::replace(&mut before, scene.disk.counters().read_bytes) != before {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        before
+    };
+    let before = settled();
+    wait(other.read(0, end)).unwrap();
+    assert_eq!(settled() - before, 2 * BLOCK, "the block behind the one in hand was read as well");
+    drop(slow);
 }
 
 #[test]
