@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::HeaderMap;
-use taffrail_blobstore::RepositoryKey;
+use taffrail_blobstore::{RepositoryKey, Uploader};
 
 use crate::name::RepositoryName;
 
@@ -61,6 +61,15 @@ impl Action {
             Action::Delete => "delete",
         }
     }
+}
+
+/// What becomes of a repository that may be pushed to and is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// It is made.
+    Make,
+    /// It stays away: the answer is [`AccessError::UnknownRepository`].
+    Refuse,
 }
 
 /// Leave to do one [`Action`] in one repository, resolved to its immutable key.
@@ -139,7 +148,11 @@ pub trait AccessControl: Send + Sync + 'static {
     /// `Unauthenticated`.
     fn authorize_base(&self, identity: &Identity) -> Result<(), AccessError>;
 
-    /// May `identity` do `action` in `repository`? A push creates the repository's key when its project allows it.
+    /// Whose upload sessions those of `identity` are counted with: all of one user's together, by whatever credential.
+    fn uploader(&self, identity: &Identity) -> Uploader;
+
+    /// May `identity` do `action` in `repository`, with the credentials that they gave when the request began? `missing` counts for
+    /// a push that its project allows.
     ///
     /// # Errors
     /// Any [`AccessError`]; deny is the default.
@@ -148,6 +161,7 @@ pub trait AccessControl: Send + Sync + 'static {
         identity: &Identity,
         action: Action,
         repository: &RepositoryName,
+        missing: Missing,
     ) -> Result<Grant, AccessError>;
 
     /// May `identity` page through `/v2/_catalog`? What is listed is filtered by [`crate::catalog::Catalog::repositories`].

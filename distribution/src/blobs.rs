@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use taffrail_blobstore::{Algorithm, Digest, RepositoryKey, SessionId};
+use taffrail_blobstore::{Algorithm, Digest, RepositoryKey, SessionId, Uploader};
 
 /// What is known of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,12 +232,14 @@ pub trait Blobs: Send + Sync + 'static {
         references: &[(Digest, u64)],
     ) -> Result<Box<dyn Pins>, PutError>;
 
-    /// Begins an upload session. `algorithm` is a guess that spares a second hashing when it is right.
+    /// Begins an upload session, which counts among those of `uploader`. `algorithm` is a guess that spares a second hashing when
+    /// it is right.
     ///
     /// # Errors
     /// `TooMany`, `NoSpace`, `Unavailable`.
     async fn begin_upload(
         &self,
+        uploader: Uploader,
         repository: RepositoryKey,
         algorithm: Algorithm,
     ) -> Result<UploadStatus, UploadError>;

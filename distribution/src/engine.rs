@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use taffrail_blobstore::{
     Algorithm, Digest, LinkError, PutError as StorePutError, ReadError, Refusal, RepositoryKey, SessionId,
-    Store, UnlinkError, UploadError as StoreUploadError,
+    Store, UnlinkError, UploadError as StoreUploadError, Uploader,
 };
 
 use crate::blobs::{
@@ -158,11 +158,12 @@ impl Blobs for Engine {
 
     async fn begin_upload(
         &self,
+        uploader: Uploader,
         repository: RepositoryKey,
         algorithm: Algorithm,
     ) -> Result<UploadStatus, UploadError> {
         let id = (self.session_ids)();
-        let status = self.store.begin_upload(repository, algorithm, id, self.now_ms())?;
+        let status = self.store.begin_upload_of(uploader, repository, algorithm, id, self.now_ms())?;
         Ok(UploadStatus { id: status.id, offset_bytes: status.offset_bytes })
     }
 

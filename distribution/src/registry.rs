@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::BodyExt;
 
-use crate::access::{AccessControl, AccessError, Action, Grant, Identity};
+use crate::access::{AccessControl, AccessError, Action, Grant, Identity, Missing};
 use crate::answer;
 use crate::api;
 use crate::blobs::Blobs;
@@ -128,15 +128,15 @@ impl Registry {
                 api::repositories::list(self, &call).await
             }
             (Route::RepositoryDiscover(name), Needs::Repository(action)) => {
-                self.grant(&call, action, &name, &[]).await?;
+                self.grant(&call, action, &name, endpoint.missing(), &[]).await?;
                 Ok(api::extensions::answer())
             }
             (Route::Tags(name), Needs::Repository(action)) => {
-                let grant = self.grant(&call, action, &name, &[]).await?;
+                let grant = self.grant(&call, action, &name, endpoint.missing(), &[]).await?;
                 api::tags::list(self, &call, &grant).await
             }
             (Route::Referrers(name, subject), Needs::Repository(action)) => {
-                match self.grant(&call, action, &name, &[]).await {
+                match self.grant(&call, action, &name, endpoint.missing(), &[]).await {
                     Ok(grant) => api::referrers::list(self, &call, &grant, &subject).await,
                     // A listing of referrers is never 404 (distribution-spec, "Listing referrers"). What does not exist
                     // and what must look so have none.
@@ -145,7 +145,7 @@ impl Registry {
                 }
             }
             (Route::Manifest(name, reference), Needs::Repository(action)) => {
-                let grant = self.grant(&call, action, &name, &[]).await?;
+                let grant = self.grant(&call, action, &name, endpoint.missing(), &[]).await?;
                 if endpoint == Endpoint::ManifestPut {
                     let body = Incoming::new(body, &self.limits);
                     api::manifests::put(self, &call, &grant, &reference, body).await
@@ -156,7 +156,7 @@ impl Registry {
                 }
             }
             (Route::Blob(name, digest), Needs::Repository(action)) => {
-                let grant = self.grant(&call, action, &name, &[]).await?;
+                let grant = self.grant(&call, action, &name, endpoint.missing(), &[]).await?;
                 if endpoint == Endpoint::BlobDelete {
                     api::blobs::delete(self, &call, &grant, &digest).await
                 } else {
@@ -164,11 +164,13 @@ impl Registry {
                 }
             }
             (Route::Uploads(name), Needs::Repository(action)) => {
-                let grant = self.grant(&call, action, &name, &mount_source(query)).await?;
+                let grant =
+                    self.grant(&call, action, &name, endpoint.missing(), &mount_source(query)).await?;
                 api::uploads::begin(self, &call, &grant, Incoming::new(body, &self.limits)).await
             }
             (Route::Upload(name, id), Needs::Repository(action)) => {
-                let grant = self.grant(&call, action, &name, &[]).await?;
+                let grant = self.grant(&call, action, &name, endpoint.missing(), &[]).await;
+                let grant = grant.map_err(no_session)?;
                 let id = id.ok_or(Error::UploadUnknown)?;
                 let body = Incoming::new(body, &self.limits);
                 if endpoint == Endpoint::UploadAppend {
@@ -201,9 +203,10 @@ impl Registry {
         call: &Call<'_>,
         action: Action,
         name: &RepositoryName,
+        missing: Missing,
         sources: &[RepositoryName],
     ) -> Result<Grant, Error> {
-        self.access.authorize(call.identity, action, name).await.map_err(|error| {
+        self.access.authorize(call.identity, action, name, missing).await.map_err(|error| {
             let mut scopes = vec![scope(name, action)];
             scopes.extend(sources.iter().map(|source| scope(source, Action::Pull)));
             self.refusal(error, call.parts, &scopes)
@@ -211,12 +214,13 @@ impl Registry {
     }
 
     /// Asks once more for the right behind a grant, right before something is committed by it: a body may take hours to arrive,
-    /// and who lost the right meanwhile links nothing. The token may have run out meanwhile; it was good when the request began.
+    /// and who lost the right meanwhile, or the password that they came with, links nothing. The token may have run out meanwhile;
+    /// it was good when the request began.
     ///
     /// # Errors
-    /// As without the right. `RepositoryUnknown` when another repository has the name by now.
+    /// As without the right. `RepositoryUnknown` when the repository went meanwhile, or another has the name by now.
     pub(crate) async fn confirm(&self, call: &Call<'_>, grant: &Grant) -> Result<(), Error> {
-        let now = self.grant(call, grant.action, &grant.name, &[]).await?;
+        let now = self.grant(call, grant.action, &grant.name, Missing::Refuse, &[]).await?;
         if now.repository == grant.repository {
             Ok(())
         } else {
@@ -268,6 +272,11 @@ fn scope(name: &RepositoryName, action: Action) -> String {
 fn absent_by_name(error: Error, method: &Method) -> Error {
     let no_tag = matches!(error, Error::NameInvalid(NameError::Tag));
     if no_tag && *method != Method::PUT { Error::ManifestUnknown } else { error }
+}
+
+/// A repository that is not there has no sessions: to who may push it is the session that is unknown.
+fn no_session(error: Error) -> Error {
+    if matches!(error, Error::RepositoryUnknown(_)) { Error::UploadUnknown } else { error }
 }
 
 /// The repository that a mount names as its source, when it is a name at all.

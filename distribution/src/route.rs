@@ -13,7 +13,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 use taffrail_blobstore::{Digest, SessionId};
 
-use crate::access::Action;
+use crate::access::{Action, Missing};
 use crate::error::Error;
 use crate::name::{Reference, RepositoryName, Tag};
 
@@ -128,6 +128,28 @@ impl Endpoint {
             | Endpoint::UploadFinish
             | Endpoint::UploadCancel => Needs::Repository(Action::Push),
             Endpoint::ManifestDelete | Endpoint::BlobDelete => Needs::Repository(Action::Delete),
+        }
+    }
+
+    /// What becomes of a repository that is not there. Only what a push begins with makes one, so that no look at something makes
+    /// rows that others must pass over.
+    pub const fn missing(self) -> Missing {
+        match self {
+            Endpoint::ManifestPut | Endpoint::UploadBegin => Missing::Make,
+            Endpoint::Base
+            | Endpoint::Catalog
+            | Endpoint::Discover
+            | Endpoint::RepositoryDiscover
+            | Endpoint::Tags
+            | Endpoint::ManifestRead
+            | Endpoint::ManifestDelete
+            | Endpoint::BlobRead
+            | Endpoint::BlobDelete
+            | Endpoint::UploadStatus
+            | Endpoint::UploadAppend
+            | Endpoint::UploadFinish
+            | Endpoint::UploadCancel
+            | Endpoint::Referrers => Missing::Refuse,
         }
     }
 

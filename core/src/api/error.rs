@@ -20,6 +20,8 @@ pub enum ApiError {
     Unauthenticated(String),
     /// 403.
     Forbidden,
+    /// A page of another site had a browser ask for a change: 403.
+    CrossSite,
     /// 404.
     NotFound(String),
     /// 405.
@@ -30,6 +32,8 @@ pub enum ApiError {
     Precondition(String),
     /// 413.
     TooLarge,
+    /// A body that does not say that it is JSON: 415.
+    NotJson,
     /// 429.
     TooMany {
         /// Seconds.
@@ -83,6 +87,9 @@ impl IntoResponse for ApiError {
             ApiError::BadRequest(message) => (StatusCode::BAD_REQUEST, "BAD_REQUEST", message.clone()),
             ApiError::Unauthenticated(message) => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message.clone()),
             ApiError::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN", plain("you may not do this")),
+            ApiError::CrossSite => {
+                (StatusCode::FORBIDDEN, "FORBIDDEN", plain("changes are not taken from pages of other sites"))
+            }
             ApiError::NotFound(message) => (StatusCode::NOT_FOUND, "NOT_FOUND", message.clone()),
             ApiError::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -97,6 +104,11 @@ impl IntoResponse for ApiError {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "REQUEST_ENTITY_TOO_LARGE",
                 format!("a body has at most {} bytes here", super::JSON_BYTES_MAX),
+            ),
+            ApiError::NotJson => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "UNSUPPORTED_MEDIA_TYPE",
+                plain("send the body as JSON, with the header Content-Type: application/json"),
             ),
             ApiError::TooMany { retry_after_secs } => (
                 StatusCode::TOO_MANY_REQUESTS,
@@ -138,11 +150,13 @@ impl IntoResponse for ApiError {
             }
             ApiError::BadRequest(_)
             | ApiError::Forbidden
+            | ApiError::CrossSite
             | ApiError::NotFound(_)
             | ApiError::MethodNotAllowed
             | ApiError::Conflict(_)
             | ApiError::Precondition(_)
             | ApiError::TooLarge
+            | ApiError::NotJson
             | ApiError::Internal(_)
             | ApiError::NotImplemented(_)
             | ApiError::NoSpace => {}

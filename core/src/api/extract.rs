@@ -1,9 +1,9 @@
 //! What handlers take out of a request: who calls, and a JSON body.
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::StatusCode;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use taffrail_distribution::access::ClientAddress;
 
@@ -54,7 +54,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<ApiState> for Segments<T> {
     }
 }
 
-/// A JSON body of a known shape; a field that is not of it is refused.
+/// A JSON body of a known shape, sent as JSON; a field that is not of it is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Body<T>(pub T);
 
@@ -65,6 +65,9 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Body<T> {
         // Nothing that takes a body is for the anonymous: they are told so before a byte of it is read.
         if !request.headers().contains_key(AUTHORIZATION) {
             return Err(ApiError::Unauthenticated("log in to do this".to_owned()));
+        }
+        if !is_json(request.headers()) {
+            return Err(ApiError::NotJson);
         }
         let bytes = bytes::Bytes::from_request(request, state).await.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
@@ -77,4 +80,14 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Body<T> {
             .map(Body)
             .map_err(|error| ApiError::BadRequest(format!("the body is not what this takes: {error}")))
     }
+}
+
+/// Whether a body says that it is JSON: `application/json` or another type in its syntax (RFC 6839 section 3.1), with any parameters.
+///
+/// A page of another site can have a browser send what an HTML form can send, and the password that the browser remembers along
+/// with it; for this type the browser asks us first (Fetch, "CORS-safelisted request-header"), and gets no leave.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else { return false };
+    let kind = kind.split_once(';').map_or(kind, |(kind, _)| kind).trim().to_ascii_lowercase();
+    kind.strip_prefix("application/").is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }

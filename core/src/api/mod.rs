@@ -1,11 +1,13 @@
 //! The REST API: Harbor's paths and shapes under `/api/v2.0`, and the token service.
 //!
 //! What must stay true: every route is in [`routes`], with what it needs; each handler asks the authorizer before it reads or
-//! writes. What is not built answers 501.
+//! writes. What is not built answers 501. A browser that remembers a password does nothing with it for pages of other sites: what
+//! changes something takes JSON, which a form cannot send, and is refused when the browser says that another site is behind it.
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, Uri, header};
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, Method, Uri, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 
@@ -99,6 +101,7 @@ pub fn router(state: ApiState) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(axum::middleware::from_fn(refuse_other_sites))
         .layer(axum::middleware::map_response(with_security_headers))
         .with_state(state)
 }
@@ -113,6 +116,17 @@ async fn unknown_path() -> ApiError {
 
 async fn method_not_allowed() -> ApiError {
     ApiError::MethodNotAllowed
+}
+
+/// Refuses what changes something when a browser sends it for a page of another site (W3C Fetch Metadata, "Sec-Fetch-Site"). Clients
+/// other than browsers do not send the header. The token service changes nothing, and its answer is not for that page to read.
+async fn refuse_other_sites(request: Request, next: Next) -> Result<Response, ApiError> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let crosses = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if crosses && !reads && request.uri().path().starts_with(PREFIX) {
+        return Err(ApiError::CrossSite);
+    }
+    Ok(next.run(request).await)
 }
 
 /// Headers that keep a browser from doing anything with an answer but showing it to the page that asked.

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use http::HeaderMap;
+use taffrail_blobstore::Uploader;
 use taffrail_distribution::access::{
-    AccessControl, AccessError, Action, ClientAddress, Grant, Identity as OpaqueIdentity, Sources,
+    AccessControl, AccessError, Action, ClientAddress, Grant, Identity as OpaqueIdentity, Missing, Sources,
 };
 use taffrail_distribution::name::RepositoryName;
 
@@ -92,7 +93,8 @@ impl CoreAccess {
     }
 }
 
-fn invalid_token() -> AccessError {
+/// The answer to a token that is none, or no longer.
+pub(super) fn invalid_token() -> AccessError {
     AccessError::Unauthenticated {
         error: Some("invalid_token"),
         message: "the token is not valid, or no longer; get another".to_owned(),
@@ -143,13 +145,19 @@ impl AccessControl for CoreAccess {
         }
     }
 
+    fn uploader(&self, identity: &OpaqueIdentity) -> Uploader {
+        // Users are numbered from 1. The anonymous may push nowhere; if they might, they would share one bound.
+        Uploader(ours(identity).user().map_or(0, |user| user.0.cast_unsigned()))
+    }
+
     async fn authorize(
         &self,
         identity: &OpaqueIdentity,
         action: Action,
         repository: &RepositoryName,
+        missing: Missing,
     ) -> Result<Grant, AccessError> {
-        self.authorizer.authorize_repository(ours(identity), action, repository).await
+        self.authorizer.authorize_repository(ours(identity), action, repository, missing).await
     }
 
     async fn authorize_catalog(&self, identity: &OpaqueIdentity) -> Result<(), AccessError> {

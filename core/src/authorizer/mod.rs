@@ -3,7 +3,7 @@
 //! What must stay true: decisions are taken on immutable ids, on rights as they are now, and on what the credential names; an
 //! absent project and a forbidden one get the same answer after the same lookups, in the database as in memory.
 
-use taffrail_distribution::access::{AccessError, Action, Grant, Sources};
+use taffrail_distribution::access::{AccessError, Action, Grant, Missing, Sources};
 use taffrail_distribution::name::RepositoryName;
 
 use crate::db::DbError;
@@ -124,7 +124,8 @@ impl Authorizer {
         Ok(Some((project.id, wanted.iter().copied().filter(allowed).collect())))
     }
 
-    /// Leave to do `action` in a repository, through the distribution API.
+    /// Leave to do `action` in a repository, through the distribution API. What was verified when a long body began counts only as
+    /// long as the password behind it is the user's.
     ///
     /// # Errors
     /// See [`AccessError`].
@@ -133,12 +134,20 @@ impl Authorizer {
         identity: &Identity,
         action: Action,
         name: &RepositoryName,
+        missing: Missing,
     ) -> Result<Grant, AccessError> {
         if matches!(identity.credential, Credential::None) {
             // What anybody may do, too, is done with a token: clients get one without being asked for a password. Nothing is
             // looked up before they have.
             let message = format!("get a token to {} {name}", action.scope());
             return Err(AccessError::Unauthenticated { error: None, message });
+        }
+        // A pull is decided right after its credentials were verified; a push is decided again when its body is there.
+        if action != Action::Pull {
+            let epoch = self.epoch(&identity.subject).await.map_err(unavailable)?;
+            if epoch != Some(identity.epoch()) {
+                return Err(ended(identity));
+            }
         }
         let looked = self.look_by_repository(&identity.subject, name).await.map_err(unavailable)?;
         let Some((project, standing)) = looked else { return Err(refuse(identity, action, name)) };
@@ -151,9 +160,11 @@ impl Authorizer {
             let message = format!("the token does not allow to {} {name}; ask for another", action.scope());
             return Err(AccessError::Unauthenticated { error: Some("insufficient_scope"), message });
         }
-        let repository = match action {
-            Action::Push => self.directory.repository_for_push(project.id, name).await,
-            Action::Pull | Action::Delete => self.directory.repository(project.id, name).await,
+        let repository = match (action, missing) {
+            (Action::Push, Missing::Make) => self.directory.repository_for_push(project.id, name).await,
+            (Action::Push, Missing::Refuse) | (Action::Pull | Action::Delete, _) => {
+                self.directory.repository(project.id, name).await
+            }
         };
         match repository.map_err(unavailable)? {
             Some(repository) => Ok(Grant { repository: repository.key, name: name.clone(), action }),
@@ -237,6 +248,17 @@ const fn project_action(action: Action) -> ProjectAction {
         Action::Pull => ProjectAction::Pull,
         Action::Push => ProjectAction::Push,
         Action::Delete => ProjectAction::Delete,
+    }
+}
+
+/// The answer to who came with a password, or a token of it, that is theirs no more.
+fn ended(identity: &Identity) -> AccessError {
+    match identity.credential {
+        Credential::Token(_) => access_control::invalid_token(),
+        Credential::None | Credential::Password(_) => AccessError::Unauthenticated {
+            error: None,
+            message: "the password was changed meanwhile; log in again".to_owned(),
+        },
     }
 }
 

@@ -1,7 +1,8 @@
 //! Verifying names and passwords, through a cache, so that a pull storm does not hash passwords.
 //!
 //! What must stay true: a failure is never cached; a cached success ends with the stored hash it was made against, so a changed
-//! password works at once and the old one no longer; an unknown name costs what a wrong password costs.
+//! password works at once and the old one no longer; an unknown name costs what a wrong password costs; whoever finds nothing in
+//! the cache pays for it, by a failure or by one of few looks, so that it is no place to guess at.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::throttle::{Throttle, network};
 use super::{Epoch, password};
+use crate::authorizer::directory::Directory;
 use crate::context::Context;
 use crate::db::DbError;
 use crate::user::store::UserStore;
@@ -64,6 +66,7 @@ pub struct VerifiedUser {
 #[derive(Clone)]
 pub struct Accounts {
     users: UserStore,
+    directory: Directory,
     context: Context,
     inner: Arc<Inner>,
 }
@@ -86,8 +89,8 @@ impl std::fmt::Debug for Accounts {
 }
 
 impl Accounts {
-    /// The accounts of a store; at most `hashes_max` passwords are hashed at once.
-    pub fn new(users: UserStore, context: Context, hashes_max: usize) -> Accounts {
+    /// The accounts of a store; at most `hashes_max` passwords are hashed at once. The directory is told of what changes.
+    pub fn new(users: UserStore, directory: Directory, context: Context, hashes_max: usize) -> Accounts {
         let inner = Inner {
             cache_key: context.random(),
             verified: Cache::builder().max_capacity(CACHED_MAX).time_to_live(CACHED_FOR).build(),
@@ -96,7 +99,7 @@ impl Accounts {
             nobody: password::of_nobody(&context.random(), &context.random()),
             hashes: AtomicU64::new(0),
         };
-        Accounts { users, context, inner: Arc::new(inner) }
+        Accounts { users, directory, context, inner: Arc::new(inner) }
     }
 
     /// The user of that name, if the password is theirs.
@@ -111,8 +114,12 @@ impl Accounts {
     ) -> Result<VerifiedUser, AccountError> {
         let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let found = self.users.by_name(username).await?;
-        if let Some(verified) = self.known(found.as_ref(), given, client) {
-            return Ok(verified);
+        // Who has used up their looks may still have the password hashed, unless they are told to wait.
+        if self.inner.throttle.may_look(client, username, self.context.now_micros()) {
+            if let Some(verified) = self.known(found.as_ref(), given, client) {
+                return Ok(verified);
+            }
+            self.inner.throttle.looked_in_vain(client, username, self.context.now_micros());
         }
         self.may_try(client, username)?;
         // Nothing longer was ever accepted as a password.
@@ -122,11 +129,11 @@ impl Accounts {
         }
         let permit = self.permit().await?;
         // A pull storm brings the same password a hundred times at once, before it is in the cache: who waited for the permit
-        // looks again, for the right password and for the wrong one.
+        // looks again, for the wrong password and for the right one. This look costs nothing: what the hash says then is counted.
+        self.may_try(client, username)?;
         if let Some(verified) = self.known(found.as_ref(), given, client) {
             return Ok(verified);
         }
-        self.may_try(client, username)?;
         let stored = found.as_ref().map_or_else(|| self.inner.nobody.clone(), |(_, stored)| stored.clone());
         let compared = given.to_owned();
         let (correct, permit) =
@@ -200,7 +207,8 @@ impl Accounts {
         tokio::task::spawn_blocking(permitted).await.map_err(|_| AccountError::Unavailable)
     }
 
-    /// Hashes the password anew when the parameters rose; gives what is stored now.
+    /// Hashes the password anew when the parameters rose; gives what is stored now. Leaves alone what was changed since `stored` was
+    /// read: it is another password, and this one must not come back.
     async fn renew(
         &self,
         user: &User,
@@ -212,7 +220,10 @@ impl Accounts {
             return stored;
         }
         let Ok(renewed) = self.hash(given).await else { return stored };
-        match self.users.set_password(user.id, &renewed).await {
+        let (users, id) = (self.users.clone(), user.id);
+        let (old, new) = (stored.clone(), renewed.clone());
+        let replaced = self.directory.change(async move { users.renew_password(id, &old, &new).await }).await;
+        match replaced.flatten() {
             Ok(true) => {
                 self.inner.verified.insert(self.cache_key(user, &renewed, given, client), ());
                 renewed

@@ -30,7 +30,7 @@ pub enum Subject {
 }
 
 /// Which of a user's passwords, in the order of time, something goes back to. A token carries that of its subject and ends with
-/// it, so that a changed password takes the tokens along (reliability A-05). Derived from the stored hash, so that it outlives a
+/// it, so that a changed password takes the tokens along. Derived from the stored hash, so that it outlives a
 /// restart and needs no counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch([u8; 8]);

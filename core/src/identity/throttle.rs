@@ -15,6 +15,13 @@ const OF_NAME: Allowance = Allowance { free: 10, forget_one_us: 60_000_000 };
 /// The same, of one address over all names: a site behind one address has many who mistype. Ten are forgotten a minute.
 const OF_ADDRESS: Allowance = Allowance { free: 100, forget_one_us: 6_000_000 };
 
+/// Looks at the cache of verified passwords in a minute that find nothing, of one address and name: a look is quick where a hash is
+/// slow, so that without a bound who is told to wait could try thousands of passwords a second meanwhile. Looks that find the
+/// password cost nothing: a site whose clients know it is not held up by one that does not.
+pub(super) const LOOKS_A_MINUTE: u32 = 60;
+
+const MINUTE_US: i64 = 60_000_000;
+
 /// Each further failure doubles the wait, from a second to this many.
 const WAIT_MAX_SECS: u32 = 60;
 
@@ -28,6 +35,7 @@ const FORGET_AFTER: std::time::Duration = std::time::Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Throttle {
     failures: Cache<Key, Failures>,
+    looks: Cache<Key, Looks>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +52,21 @@ struct Failures {
     /// When the last one was.
     last_us: i64,
     blocked_until_us: i64,
+}
+
+/// Looks in vain since a time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looks {
+    count: u32,
+    since_us: i64,
+}
+
+impl Looks {
+    /// Those that count now. A clock that was set back begins anew as well.
+    fn now(self, now_us: i64) -> Looks {
+        let age_us = now_us.saturating_sub(self.since_us);
+        if (0..MINUTE_US).contains(&age_us) { self } else { Looks { count: 0, since_us: now_us } }
+    }
 }
 
 /// How many failures cost nothing, and how fast they are forgotten.
@@ -71,6 +94,7 @@ impl Default for Throttle {
     fn default() -> Throttle {
         Throttle {
             failures: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_idle(FORGET_AFTER).build(),
+            looks: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_idle(FORGET_AFTER).build(),
         }
     }
 }
@@ -100,10 +124,26 @@ impl Throttle {
         }
     }
 
-    /// Forgets the failures of a name from an address that gave the right password. Those of the address stay: one good
+    /// Whether there is a look left at what was verified before: see [`LOOKS_A_MINUTE`].
+    pub fn may_look(&self, address: IpAddr, name: &str, now_us: i64) -> bool {
+        let looks = self.looks.get(&name_key(address, name)).unwrap_or_default();
+        looks.now(now_us).count < LOOKS_A_MINUTE
+    }
+
+    /// Counts a look that found nothing.
+    pub fn looked_in_vain(&self, address: IpAddr, name: &str, now_us: i64) {
+        self.looks.entry(name_key(address, name)).and_upsert_with(|entry| {
+            let looks = entry.map_or_else(Looks::default, |entry| *entry.value()).now(now_us);
+            Looks { count: looks.count.saturating_add(1), ..looks }
+        });
+    }
+
+    /// Forgets the failures and looks of a name from an address that gave the right password. The failures of the address stay: one good
     /// password does not excuse guessing at others.
     pub fn succeeded(&self, address: IpAddr, name: &str) {
-        self.failures.invalidate(&name_key(address, name));
+        let key = name_key(address, name);
+        self.failures.invalidate(&key);
+        self.looks.invalidate(&key);
     }
 }
 
@@ -181,6 +221,21 @@ mod tests {
         throttle.failures.run_pending_tasks();
         assert!(throttle.failures.entry_count() <= REMEMBERED_MAX);
         assert!(throttle.wait_secs(BAD, "anybody", 0).is_some());
+    }
+
+    #[test]
+    fn looks_in_vain_are_counted_by_the_minute_and_forgotten_with_the_right_password() {
+        let throttle = Throttle::default();
+        for _ in 0..LOOKS_A_MINUTE {
+            assert!(throttle.may_look(BAD, "alice", MINUTE_US));
+            throttle.looked_in_vain(BAD, "alice", MINUTE_US);
+        }
+        assert!(!throttle.may_look(BAD, "alice", 2 * MINUTE_US - 1));
+        assert!(throttle.may_look(GOOD, "alice", MINUTE_US) && throttle.may_look(BAD, "bob", MINUTE_US));
+        assert!(throttle.may_look(BAD, "alice", 2 * MINUTE_US));
+        assert!(throttle.may_look(BAD, "alice", 0), "the clock was set back");
+        throttle.succeeded(BAD, "alice");
+        assert!(throttle.may_look(BAD, "alice", MINUTE_US));
     }
 
     #[test]

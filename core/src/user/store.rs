@@ -154,6 +154,30 @@ impl UserStore {
         Ok(changed.rows_affected() > 0)
     }
 
+    /// Replaces a stored password by another of the same password. Says whether there is a user of that id whose stored password it
+    /// still was.
+    ///
+    /// # Errors
+    /// Faults of the database.
+    pub async fn renew_password(
+        &self,
+        id: UserId,
+        old: &StoredPassword,
+        new: &StoredPassword,
+    ) -> Result<bool, DbError> {
+        let mut transaction = self.database.write().await?;
+        let changed =
+            sqlx::query("UPDATE users SET password = $3, updated_us = $4 WHERE id = $1 AND password = $2")
+                .bind(id.0)
+                .bind(&old.0)
+                .bind(&new.0)
+                .bind(self.context.now_micros())
+                .execute(&mut *transaction)
+                .await?;
+        transaction.commit().await?;
+        Ok(changed.rows_affected() > 0)
+    }
+
     /// Makes a user a system administrator, or no longer one. Says whether there is a user of that id.
     ///
     /// # Errors

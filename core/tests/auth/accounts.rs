@@ -1,8 +1,10 @@
 //! Users, their passwords, and what guessing them costs.
 
+use argon2::PasswordHasher as _;
 use http::{HeaderMap, header};
 use serde_json::json;
-use taffrail_distribution::access::{AccessError, Action};
+use taffrail_distribution::access::{AccessError, Action, Identity, Missing};
+use taffrail_distribution::name::RepositoryName;
 
 use crate::harbour::{ADMIN, HASHES_MAX, Harbour, NOBODY, Who, basic, bearer};
 
@@ -170,6 +172,195 @@ async fn s_22_who_guesses_is_slowed_down_and_who_knows_is_not() {
     identify("bob", "Foresail-8", 1).await.unwrap();
     harbour.clock.advance_secs(120);
     identify("alice", "Mainsail-7", 1).await.unwrap();
+}
+
+/// The cache was asked before the throttle: who was told to wait could try a thousand passwords a second meanwhile, and hear of the
+/// right one.
+#[tokio::test]
+async fn s_22_the_cache_of_passwords_is_no_place_to_guess_at() {
+    let harbour = Harbour::open().await;
+    harbour.user("alice", "Mainsail-7").await;
+    harbour.user("bob", "Foresail-8").await;
+    let identify = async |name: &str, password: &str, last: u8| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, basic(name, password));
+        let from = taffrail_distribution::access::ClientAddress([192, 0, 2, last].into());
+        harbour.access.identify(&headers, Some(from)).await.map(|_| ())
+    };
+    // A site behind one address, with the right password, as often as it likes.
+    for _ in 0..500 {
+        identify("alice", "Mainsail-7", 1).await.unwrap();
+    }
+    let guess =
+        async |number: usize| identify("alice", &format!("Wrong-Pass-{number}"), 1).await.unwrap_err();
+    let mut counted = 0;
+    while !matches!(guess(counted).await, AccessError::TooMany { .. }) {
+        counted += 1;
+        assert!(counted <= 20, "guesses are not counted");
+    }
+    // Who knows it is not held up by a few guesses.
+    for _ in 0..500 {
+        identify("alice", "Mainsail-7", 1).await.unwrap();
+    }
+    for number in 0..60 {
+        assert!(matches!(guess(number).await, AccessError::TooMany { .. }));
+    }
+    for number in 0..200 {
+        assert!(matches!(guess(number).await, AccessError::TooMany { .. }));
+        let right = identify("alice", "Mainsail-7", 1).await.unwrap_err();
+        assert!(matches!(right, AccessError::TooMany { .. }), "the right guess is told from the wrong ones");
+    }
+    // Nobody elsewhere is locked out, nor anybody else here, and they for a minute.
+    identify("alice", "Mainsail-7", 2).await.unwrap();
+    identify("bob", "Foresail-8", 1).await.unwrap();
+    harbour.clock.advance_secs(61);
+    identify("alice", "Mainsail-7", 1).await.unwrap();
+}
+
+/// Guesses that wait for the hash are counted by what it says, and the look that each has before is counted at once: many at the
+/// same time are not more than many one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn s_22_guesses_at_the_same_time_are_counted_like_any() {
+    let harbour = std::sync::Arc::new(Harbour::open().await);
+    harbour.user("alice", "Mainsail-7").await;
+    let identify = async |harbour: &Harbour, password: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, basic("alice", password));
+        let from = taffrail_distribution::access::ClientAddress([192, 0, 2, 1].into());
+        harbour.access.identify(&headers, Some(from)).await.map(|_| ())
+    };
+    identify(&harbour, "Mainsail-7").await.unwrap();
+    let guesses: Vec<_> = (0..200)
+        .map(|number| {
+            let harbour = std::sync::Arc::clone(&harbour);
+            tokio::spawn(async move { identify(&harbour, &format!("Wrong-Pass-{number}")).await })
+        })
+        .collect();
+    for guess in guesses {
+        guess.await.unwrap().unwrap_err();
+    }
+    let mut counted = 0;
+    while !matches!(identify(&harbour, "Wrong-Pass-1").await, Err(AccessError::TooMany { .. })) {
+        counted += 1;
+        assert!(counted <= 20, "guesses are not counted");
+    }
+    let right = identify(&harbour, "Mainsail-7").await.unwrap_err();
+    assert!(matches!(right, AccessError::TooMany { .. }), "{right:?}");
+}
+
+/// A body may take hours; what it was begun with counts until it is committed, when the right is asked for again.
+#[tokio::test]
+async fn s_15_a_push_that_outlives_its_password_is_refused() {
+    let harbour = Harbour::open().await;
+    let id = harbour.user("alice", "Mainsail-7").await;
+    harbour.project(ALICE, "pa", false).await;
+    let name = RepositoryName::parse("pa/app").unwrap();
+    let push = async |identity: &Identity| {
+        harbour.access.authorize(identity, Action::Push, &name, Missing::Make).await
+    };
+    let identified = async |password: &str| {
+        let token = harbour.token(Some(("alice", password)), "repository:pa/app:pull,push").await;
+        let mut identities = Vec::new();
+        for credential in [basic("alice", password), bearer(&token)] {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, credential)]);
+            identities.push(harbour.access.identify(&headers, None).await.unwrap());
+        }
+        identities
+    };
+    let refused = async |identities: &[Identity]| {
+        for (identity, due) in identities.iter().zip([None, Some("invalid_token")]) {
+            let refusal = push(identity).await.unwrap_err();
+            assert!(
+                matches!(&refusal, AccessError::Unauthenticated { error, .. } if *error == due),
+                "{refusal:?}"
+            );
+        }
+    };
+    let begun = identified("Mainsail-7").await;
+    for identity in &begun {
+        push(identity).await.unwrap();
+    }
+    let change = json!({"old_password": "Mainsail-7", "new_password": "Foresail-8"});
+    harbour.api(ALICE, "PUT", &format!("/users/{id}/password"), Some(change)).await.expect(200);
+    refused(&begun).await;
+
+    let begun = identified("Foresail-8").await;
+    for identity in &begun {
+        push(identity).await.unwrap();
+    }
+    harbour.api(ADMIN, "DELETE", &format!("/users/{id}"), None).await.expect(200);
+    refused(&begun).await;
+}
+
+/// The hash of a password, as a registry made it that spent less on hashing.
+fn outdated(password: &str) -> String {
+    let params = argon2::Params::new(4096, 1, 1, None).unwrap();
+    let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let hash = argon2.hash_password_with_salt(password.as_bytes(), &[7; 16]).unwrap();
+    hash.to_string()
+}
+
+async fn store(transaction: &mut sqlx::Transaction<'static, sqlx::Sqlite>, id: i64, password: &str) {
+    let sql = "UPDATE users SET password = $2 WHERE id = $1";
+    sqlx::query(sql).bind(id).bind(password).execute(&mut **transaction).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hash_that_is_made_anew_is_the_users_from_that_moment() {
+    let harbour = Harbour::open().await;
+    let id = harbour.user("alice", "Mainsail-7").await;
+    harbour.project(ADMIN, "pa", false).await;
+    let headers = HeaderMap::from_iter([(header::AUTHORIZATION, basic("alice", "Mainsail-7"))]);
+    let before = harbour.access.identify(&headers, None).await.unwrap();
+    let old = outdated("Mainsail-7");
+    let mut transaction = harbour.core.database().write().await.unwrap();
+    store(&mut transaction, id, &old).await;
+    transaction.commit().await.unwrap();
+    harbour.member("pa", "alice", 2).await;
+    // This has the directory read who she is, by the old hash.
+    let name = RepositoryName::parse("pa/app").unwrap();
+    harbour.access.authorize(&before, Action::Push, &name, Missing::Make).await.unwrap_err();
+    let token = harbour.token(ALICE, "repository:pa/app:pull,push").await;
+    harbour.v2(Some(bearer(&token)), Action::Push, "pa/app").await.unwrap();
+    harbour.v2(Some(basic("alice", "Mainsail-7")), Action::Push, "pa/app").await.unwrap();
+    let stored: String = sqlx::query_scalar("SELECT password FROM users WHERE id = $1")
+        .bind(id)
+        .fetch_one(harbour.core.database().readers())
+        .await
+        .unwrap();
+    assert_ne!(stored, old);
+}
+
+/// A login with the old password that was hashing while the password changed wrote the old one back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_that_is_made_anew_does_not_undo_a_change_of_the_password() {
+    let harbour = std::sync::Arc::new(Harbour::open().await);
+    let id = harbour.user("alice", "Mainsail-7").await;
+    let mut transaction = harbour.core.database().write().await.unwrap();
+    store(&mut transaction, id, &outdated("Mainsail-7")).await;
+    transaction.commit().await.unwrap();
+
+    let new = outdated("Foresail-8");
+    let mut transaction = harbour.core.database().write().await.unwrap();
+    store(&mut transaction, id, &new).await;
+    let before = harbour.core.password_hashes();
+    let late = std::sync::Arc::clone(&harbour);
+    let late = tokio::spawn(async move { late.ask_token(ALICE, "").await.status });
+    // It has verified the old password and makes its hash anew; what it writes must wait for us.
+    while harbour.core.password_hashes() < before + 2 {
+        assert!(!late.is_finished(), "nothing was made anew");
+        tokio::task::yield_now().await;
+    }
+    transaction.commit().await.unwrap();
+    late.await.unwrap();
+    let stored: String = sqlx::query_scalar("SELECT password FROM users WHERE id = $1")
+        .bind(id)
+        .fetch_one(harbour.core.database().readers())
+        .await
+        .unwrap();
+    assert_eq!(stored, new);
+    harbour.api(ALICE, "GET", "/users/current", None).await.expect(401);
+    harbour.api(Some(("alice", "Foresail-8")), "GET", "/users/current", None).await.expect(200);
 }
 
 /// S-54: users, projects and members are not to be listed by who has nothing to do with them.

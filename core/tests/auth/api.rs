@@ -3,7 +3,7 @@
 use http::{HeaderMap, Method, header};
 use serde_json::{Value, json};
 
-use crate::harbour::{ADMIN, Harbour, NOBODY, Who};
+use crate::harbour::{ADMIN, Harbour, NOBODY, Who, basic};
 
 const ALICE: Who = Some(("alice", "Mainsail-7"));
 
@@ -236,10 +236,12 @@ async fn every_refusal_of_the_api_has_a_code_and_a_sentence() {
         assert_eq!(answer.headers[header::CONTENT_TYPE], "application/json", "{method} {path}");
         assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{method} {path}");
     }
+    let mut headers = HeaderMap::new();
+    headers.insert(header::AUTHORIZATION, basic("admin", "Capstan-12"));
+    headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
     for body in [b"".to_vec(), b"{".to_vec(), b"\xff".to_vec(), b"[".repeat(100_000)] {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, crate::harbour::basic("admin", "Capstan-12"));
-        let answer = harbour.send(Method::POST, "/api/v2.0/projects", headers, body).await.expect(400);
+        let answer =
+            harbour.send(Method::POST, "/api/v2.0/projects", headers.clone(), body).await.expect(400);
         assert_eq!(code(&answer.text), "BAD_REQUEST");
     }
     // A stranger's body is not even looked at.
@@ -248,9 +250,90 @@ async fn every_refusal_of_the_api_has_a_code_and_a_sentence() {
             harbour.send(Method::POST, "/api/v2.0/projects", HeaderMap::new(), body).await.expect(401);
         assert_eq!(code(&answer.text), "UNAUTHORIZED");
     }
-    let mut headers = HeaderMap::new();
-    headers.insert(header::AUTHORIZATION, crate::harbour::basic("admin", "Capstan-12"));
     let body = vec![b' '; taffrail_core::api::JSON_BYTES_MAX + 1];
     let answer = harbour.send(Method::POST, "/api/v2.0/projects", headers, body).await.expect(413);
     code(&answer.text);
+}
+
+/// A browser that remembers a password sends it along with what a form of any page can send: those types, and none.
+#[tokio::test]
+async fn a_body_that_does_not_say_that_it_is_json_is_refused() {
+    let harbour = Harbour::open().await;
+    let send = async |kind: Option<&str>, name: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, basic("admin", "Capstan-12"));
+        headers.insert(header::ORIGIN, "https://evil.example".parse().unwrap());
+        if let Some(kind) = kind {
+            headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+        }
+        let body = json!({"project_name": name}).to_string().into_bytes();
+        harbour.send(Method::POST, "/api/v2.0/projects", headers, body).await
+    };
+    for kind in [
+        None,
+        Some(""),
+        Some("text/plain"),
+        Some("text/plain; application/json"),
+        Some("text/plain; charset=application/json"),
+        Some("text/plain+json"),
+        Some("application/x-www-form-urlencoded"),
+        Some("multipart/form-data; boundary=json"),
+        Some("application/jsonp"),
+        Some("application"),
+    ] {
+        let refused = send(kind, "forged").await.expect(415);
+        assert_eq!(code(&refused.text), "UNSUPPORTED_MEDIA_TYPE", "{kind:?}");
+        assert!(refused.text.contains("Content-Type: application/json"), "{}", refused.text);
+    }
+    harbour.api(ADMIN, "GET", "/projects/forged", None).await.expect(404);
+    for (number, kind) in [
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=utf-8",
+        "application/json;charset=utf-8",
+        "application/merge-patch+json",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        send(Some(kind), &format!("made{number}")).await.expect(201);
+    }
+    // Who is not known is told so first.
+    let anonymous = harbour.send(Method::POST, "/api/v2.0/projects", HeaderMap::new(), Vec::new()).await;
+    anonymous.expect(401);
+}
+
+#[tokio::test]
+async fn a_browser_changes_nothing_for_a_page_of_another_site() {
+    let harbour = Harbour::open().await;
+    harbour.project(ADMIN, "hold", false).await;
+    let send = async |method: Method, path: &str, site: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, basic("admin", "Capstan-12"));
+        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        headers.insert("sec-fetch-site", site.parse().unwrap());
+        let body = json!({"project_name": "forged"}).to_string().into_bytes();
+        harbour.send(method, path, headers, body).await
+    };
+    for (method, path) in [
+        (Method::POST, "/api/v2.0/projects"),
+        (Method::PUT, "/api/v2.0/projects/hold"),
+        (Method::DELETE, "/api/v2.0/projects/hold"),
+        (Method::PATCH, "/api/v2.0/projects/hold"),
+        (Method::POST, "/api/v2.0/no/such/path"),
+    ] {
+        let refused = send(method, path, "cross-site").await.expect(403);
+        assert_eq!(code(&refused.text), "FORBIDDEN", "{path}");
+        assert_eq!(refused.headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+    }
+    send(Method::GET, "/api/v2.0/projects/hold", "cross-site").await.expect(200);
+    harbour.api(ADMIN, "GET", "/projects/forged", None).await.expect(404);
+    send(Method::POST, "/api/v2.0/projects", "same-origin").await.expect(201);
+    send(Method::DELETE, "/api/v2.0/projects/hold", "none").await.expect(200);
+    // The token service changes nothing, and takes a form.
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
+    headers.insert("sec-fetch-site", "cross-site".parse().unwrap());
+    let form = b"grant_type=password&service=x&username=admin&password=Capstan-12".to_vec();
+    harbour.send(Method::POST, "/service/token", headers, form).await.expect(200);
 }

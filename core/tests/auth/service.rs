@@ -2,7 +2,8 @@
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
-use taffrail_distribution::access::{AccessError, Action, Sources};
+use taffrail_distribution::access::{AccessError, Action, Missing, Sources};
+use taffrail_distribution::name::RepositoryName;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -333,6 +334,11 @@ async fn a_mount_without_a_source_looks_where_one_may_pull_and_nowhere_else() {
     for name in ["pa/app", "pb/app", "library/app"] {
         keys.push(harbour.v2(admin(), Action::Push, name).await.unwrap().repository);
     }
+    // What anybody makes and leaves empty is in nobody's way.
+    for number in 0..20 {
+        harbour.v2(admin(), Action::Push, &format!("library/a{number}")).await.unwrap();
+    }
+    harbour.artifact("library/app").await;
     let sources = async |credential: Option<HeaderValue>, limit: usize| {
         let mut headers = HeaderMap::new();
         if let Some(credential) = credential {
@@ -357,4 +363,27 @@ async fn a_mount_without_a_source_looks_where_one_may_pull_and_nowhere_else() {
     let member = format!("/projects/pa/members/{}", members[0]["id"]);
     harbour.api(ADMIN, "DELETE", &member, None).await.expect(200);
     assert_eq!(sources(alice(), 9).await, these(&[2]));
+}
+
+/// A look at an upload session of a repository that is not there made one.
+#[tokio::test]
+async fn a_repository_is_made_by_what_begins_a_push_and_by_nothing_else() {
+    let harbour = harbour().await;
+    let headers = HeaderMap::from_iter([(header::AUTHORIZATION, basic("alice", "Mainsail-7"))]);
+    let alice = harbour.access.identify(&headers, None).await.unwrap();
+    let name = RepositoryName::parse("pa/app").unwrap();
+    let rows = async || {
+        let count = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM repositories");
+        count.fetch_one(harbour.core.database().readers()).await.unwrap()
+    };
+    for (action, missing) in
+        [(Action::Push, Missing::Refuse), (Action::Pull, Missing::Refuse), (Action::Pull, Missing::Make)]
+    {
+        let refusal = harbour.access.authorize(&alice, action, &name, missing).await.unwrap_err();
+        assert!(matches!(refusal, AccessError::UnknownRepository { .. }), "{refusal:?}");
+        assert_eq!(rows().await, 0);
+    }
+    let made = harbour.access.authorize(&alice, Action::Push, &name, Missing::Make).await.unwrap();
+    let found = harbour.access.authorize(&alice, Action::Push, &name, Missing::Refuse).await.unwrap();
+    assert_eq!((made.repository, rows().await), (found.repository, 1));
 }

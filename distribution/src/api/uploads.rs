@@ -8,7 +8,7 @@ use http::header::{CONTENT_RANGE, LOCATION, RANGE};
 use http::{Response, StatusCode};
 use taffrail_blobstore::{Algorithm, Digest, SessionId};
 
-use crate::access::{Action, Grant, Sources};
+use crate::access::{Action, Grant, Missing, Sources};
 use crate::answer::{self, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID};
 use crate::blobs::{Upload, UploadStatus};
 use crate::body::{Incoming, ResponseBody};
@@ -34,7 +34,7 @@ pub(crate) async fn begin(
             return Ok(created(&grant.name, &digest));
         }
         let algorithm = Digest::parse(&mount).map_or(Algorithm::Sha256, |digest| digest.algorithm());
-        return open_session(registry, grant, algorithm).await;
+        return open_session(registry, call, grant, algorithm).await;
     }
     let digests = call.query.all("digest")?;
     match digests.as_slice() {
@@ -43,7 +43,7 @@ pub(crate) async fn begin(
                 None => Algorithm::Sha256,
                 Some(name) => Algorithm::from_name(&name).ok_or(Error::DigestAlgorithm)?,
             };
-            open_session(registry, grant, algorithm).await
+            open_session(registry, call, grant, algorithm).await
         }
         [digest] => monolithic(registry, call, grant, &Digest::parse(digest)?, body).await,
         _ => Err(Error::DigestParameter),
@@ -68,7 +68,8 @@ async fn mount_from_any(
 ) -> Result<bool, Error> {
     if let Some(from) = call.query.first("from")?
         && let Ok(from) = RepositoryName::parse(&from)
-        && let Ok(source) = registry.access.authorize(call.identity, Action::Pull, &from).await
+        && let Ok(source) =
+            registry.access.authorize(call.identity, Action::Pull, &from, Missing::Refuse).await
         && registry.blobs.mount(source.repository, grant.repository, digest).await.is_ok()
     {
         return Ok(true);
@@ -89,10 +90,12 @@ async fn mount_from_any(
 
 async fn open_session(
     registry: &Registry,
+    call: &Call<'_>,
     grant: &Grant,
     algorithm: Algorithm,
 ) -> Result<Response<ResponseBody>, Error> {
-    let status = registry.blobs.begin_upload(grant.repository, algorithm).await?;
+    let uploader = registry.access.uploader(call.identity);
+    let status = registry.blobs.begin_upload(uploader, grant.repository, algorithm).await?;
     Ok(session(StatusCode::ACCEPTED, &grant.name, &status))
 }
 
@@ -105,7 +108,8 @@ async fn monolithic(
     mut body: Incoming,
 ) -> Result<Response<ResponseBody>, Error> {
     refuse_announced(registry, 0, &body)?;
-    let status = registry.blobs.begin_upload(grant.repository, digest.algorithm()).await?;
+    let uploader = registry.access.uploader(call.identity);
+    let status = registry.blobs.begin_upload(uploader, grant.repository, digest.algorithm()).await?;
     let mut upload = registry.blobs.open_upload(grant.repository, status.id).await?;
     upload.end_when_dropped();
     while let Some(bytes) = body.next().await? {

@@ -129,7 +129,7 @@ async fn a_blob_over_the_limit_is_413_before_it_is_read_or_as_soon_as_it_is_seen
     scene.put("alice", target).body(vec![b'x'; 400]).expect(201).await;
 }
 
-/// Reliability 3.1: at least 1 KiB/s over each 30 s of waiting, else 408; the session keeps what came.
+/// `limits.body_bytes_per_sec_min`: at least 1 KiB/s over each 30 s of waiting, else 408; the session keeps what came.
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stops_is_408_and_the_session_keeps_what_came() {
     let scene = Scene::new();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use taffrail_blobstore::disk::threads::ThreadsDisk;
-use taffrail_blobstore::{Algorithm, Digest, Options, RepositoryKey, SessionId, Store};
+use taffrail_blobstore::{Algorithm, Digest, Options, RepositoryKey, SessionId, Store, Uploader};
 use taffrail_distribution::blobs::{BlobError, Blobs, PutError, UploadError};
 use taffrail_distribution::engine::Engine;
 use taffrail_distribution::limits::Limits;
@@ -181,7 +181,7 @@ async fn the_same_blob_may_come_from_many_at_once_and_a_session_has_one_writer()
         push.await.unwrap();
     }
     let key = scene.key("pa/app");
-    let status = folder.engine.begin_upload(key, Algorithm::Sha256).await.unwrap();
+    let status = folder.engine.begin_upload(Uploader(1), key, Algorithm::Sha256).await.unwrap();
     let open = folder.engine.open_upload(key, status.id).await.unwrap();
     assert!(matches!(folder.engine.open_upload(key, status.id).await, Err(UploadError::Busy)));
     let location = format!("/v2/pa/app/blobs/uploads/{}", status.id);
@@ -199,8 +199,11 @@ async fn the_engines_refusals_are_told_apart() {
     let key = RepositoryKey::new(5).unwrap();
     let other = RepositoryKey::new(6).unwrap();
     let engine = &folder.engine;
-    let status = engine.begin_upload(key, Algorithm::Sha256).await.unwrap();
-    assert!(matches!(engine.begin_upload(key, Algorithm::Sha256).await, Err(UploadError::TooMany)));
+    let status = engine.begin_upload(Uploader(1), key, Algorithm::Sha256).await.unwrap();
+    assert!(matches!(
+        engine.begin_upload(Uploader(1), key, Algorithm::Sha256).await,
+        Err(UploadError::TooMany)
+    ));
     assert!(matches!(engine.upload_status(other, status.id).await, Err(UploadError::Unknown)));
     let mut upload = engine.open_upload(key, status.id).await.unwrap();
     let too_large = upload.write(Bytes::from(vec![0; 1001])).await;

@@ -374,3 +374,28 @@ async fn the_algorithm_of_the_digest_decides_whatever_the_session_began_with() {
         assert!(scene.links("pa/app", &digest));
     }
 }
+
+/// A look made a repository, which was then in the way of mounts.
+#[tokio::test]
+async fn a_session_of_a_repository_that_is_not_there_is_unknown_and_makes_none() {
+    let scene = Scene::new();
+    let id = "30313233-3435-3637-3839-6a6b6c6d6e6f";
+    for id in [id, "no-id"] {
+        let path = format!("/v2/pa/none/blobs/uploads/{id}");
+        scene.get("dev", &path).refused(404, "BLOB_UPLOAD_UNKNOWN").await;
+        scene.head("dev", &path).expect(404).await;
+        scene.patch("dev", &path).body(CONTENT).refused(404, "BLOB_UPLOAD_UNKNOWN").await;
+        let put = scene.put("dev", format!("{path}?digest={}", digest())).body(CONTENT);
+        put.refused(404, "BLOB_UPLOAD_UNKNOWN").await;
+        scene.delete("dev", &path).refused(404, "BLOB_UPLOAD_UNKNOWN").await;
+    }
+    assert!(scene.names.all().is_empty());
+    scene.begin("dev", "pa/none").await;
+    assert_eq!(scene.names.all().len(), 1);
+    // An index of nothing needs no blobs.
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": taffrail_distribution::manifest::OCI_INDEX, "manifests": [],
+    });
+    scene.push_manifest("dev", "pa/index", "one", &index).await;
+    assert_eq!(scene.names.all().len(), 2);
+}

@@ -341,8 +341,8 @@ fn s_93_pulls_whose_client_grants_no_window_are_reset_alone_and_hold_little() ->
     let digest = stage.admin.push_blob(REPOSITORY, &blob)?;
     let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
     let token = format!("Bearer {}", stage.admin.token(&[&format!("repository:{REPOSITORY}:pull")])?);
-    // Without any window; and with one that takes a part of what the library is given at once.
-    for window in [0, 100_000] {
+    // Without any window; with one that takes whole pieces of what the library is given at once; and with one that takes a part.
+    for window in [0, 128 << 10, 100_000] {
         stage.endure(|| {
             let mut frames = Frames::connect(&stage.server, &[(setting::INITIAL_WINDOW_SIZE, window)])?;
             // The window of the connection is not what they wait for.
@@ -366,6 +366,35 @@ fn s_93_pulls_whose_client_grants_no_window_are_reset_alone_and_hold_little() ->
     // What was given up is not counted as a whole answer, and nothing is left that would hold the blob back.
     ensure!(stage.server.log().contains("complete=false"));
     ensure!(stage.admin.blob(REPOSITORY, &digest)?.expect(&[200])?.body == blob);
+    Ok(())
+}
+
+/// The end of an answer needs no window: a client that granted exactly as much as there is takes all of it, and is not waited for.
+#[test]
+fn l_21_a_window_of_exactly_the_length_of_an_answer_is_enough_for_its_end() -> Result<()> {
+    let stage = Stage::set()?;
+    let token = format!("Bearer {}", stage.admin.token(&[&format!("repository:{REPOSITORY}:pull")])?);
+    for len in [64 << 10, 128 << 10, 256 << 10, 512 << 10] {
+        let blob = noise(rand::random(), len as usize);
+        let digest = stage.admin.push_blob(REPOSITORY, &blob)?;
+        let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
+        let mut frames = Frames::connect(&stage.server, &[(setting::INITIAL_WINDOW_SIZE, len)])?;
+        frames.send(&frame(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 20).to_be_bytes()))?;
+        let stream = frames.request("GET", &path, &[("authorization", &token)], false)?;
+        let mut received = Vec::new();
+        let mut is_over = false;
+        while !is_over {
+            let came = frames.find(END_WAIT, |frame| frame.stream == stream)?;
+            ensure!(came.code().is_none(), "{len}: reset after {} bytes: {came:?}", received.len());
+            if came.kind == kind::DATA {
+                received.extend_from_slice(&came.payload);
+            }
+            is_over = came.flags & flag::END_STREAM != 0;
+        }
+        ensure!(received == blob, "{len}: {} bytes came", received.len());
+        stage.await_metric("taffrail_http_requests_in_flight", "0")?;
+    }
+    ensure!(stage.metric("taffrail_http2_streams_stalled_total")? == "0");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod http2;
 mod parsing;
 mod tenancy;
 mod tokens;
+mod uploads;
 mod wire;
 
 use anyhow::Result;

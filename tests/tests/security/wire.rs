@@ -48,6 +48,22 @@ fn s_92_a_request_that_can_be_read_two_ways_is_refused_and_nothing_follows_it() 
         );
         ensure!(!statuses.is_empty() || lines.contains("chunked"), "{lines:?}: no answer");
     }
+    // A bare LF in trailers: an end of line for some, a part of the line for others. The body is well-formed up to there, so
+    // that there is an answer; who reads on sees two more requests, or takes the first of them for trailers.
+    for trailers in ["0\r\nA: b\n\r\n", "0\r\nA: b\n\n", "0\r\n\n"] {
+        for begun in ["", "3\r\nabc\r\n"] {
+            let head = head("Transfer-Encoding: chunked\r\n");
+            let request = format!("{head}{begun}{trailers}{smuggled}{smuggled}");
+            let answers = raw::exchange(&host, request.as_bytes())?;
+            let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+            ensure!(statuses == [400], "{begun:?} {trailers:?}: {statuses:?}");
+            let connection = answers[0].header("connection");
+            ensure!(
+                connection.eq_ignore_ascii_case("close"),
+                "{begun:?} {trailers:?}: Connection {connection:?}"
+            );
+        }
+    }
     let bare = format!("GET /v2/ HTTP/1.1\nHost: {host}\nConnection: close\n\n");
     for answer in raw::exchange(&host, bare.as_bytes())? {
         ensure!(answer.status < 500, "bare LF answered {}", answer.status);

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use taffrail_blobstore::Uploader;
 use taffrail_distribution::access::{
-    AccessControl, AccessError, Action, ClientAddress, Grant, Identity, Sources,
+    AccessControl, AccessError, Action, ClientAddress, Grant, Identity, Missing, Sources,
 };
 use taffrail_distribution::name::RepositoryName;
 
@@ -88,11 +89,17 @@ impl AccessControl for MemoryAccess {
         if user(identity).is_empty() { Err(unauthenticated()) } else { Ok(()) }
     }
 
+    fn uploader(&self, identity: &Identity) -> Uploader {
+        // No two names here share their first eight bytes.
+        Uploader(user(identity).bytes().take(8).fold(0, |number, byte| number << 8 | u64::from(byte)))
+    }
+
     async fn authorize(
         &self,
         identity: &Identity,
         action: Action,
         repository: &RepositoryName,
+        missing: Missing,
     ) -> Result<Grant, AccessError> {
         let user = user(identity);
         self.asked.lock().unwrap().push((user.to_owned(), action, repository.as_str().to_owned()));
@@ -110,7 +117,7 @@ impl AccessControl for MemoryAccess {
                 }
             });
         }
-        let key = if action == Action::Push {
+        let key = if action == Action::Push && missing == Missing::Make {
             self.names.find_or_make(repository)
         } else {
             self.names

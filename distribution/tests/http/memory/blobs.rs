@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use taffrail_blobstore::{Algorithm, Digest, RepositoryKey, SessionId};
+use taffrail_blobstore::{Algorithm, Digest, RepositoryKey, SessionId, Uploader};
 use taffrail_distribution::blobs::{
     BlobError, BlobReader, BlobStat, Blobs, Pins, PutError, Upload, UploadError, UploadStatus,
 };
@@ -343,6 +343,7 @@ impl Blobs for MemoryBlobs {
 
     async fn begin_upload(
         &self,
+        _uploader: Uploader,
         repository: RepositoryKey,
         _algorithm: Algorithm,
     ) -> Result<UploadStatus, UploadError> {
