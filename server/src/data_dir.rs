@@ -8,7 +8,9 @@
 //! DIR/initial-admin-password    until somebody has read it
 //! ```
 //!
-//! What must stay true: files are made 0600 and folders 0700; a directory that others may write to is refused (S-113).
+//! What must stay true: files are made 0600 and folders 0700; a directory that others may write to is refused (S-113). What
+//! holds secrets and is open to others all the same, as a restore leaves it that kept no modes, is closed before it is used:
+//! the database makes its further files with the mode of the first one.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -17,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// Bits of a mode by which somebody else may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// Bits of a mode by which somebody else may do anything.
+const OPEN_TO_OTHERS: u32 = 0o077;
 /// Bits of a mode by which anybody may read.
 const OPEN_TO_ALL: u32 = 0o007;
 
@@ -78,7 +82,7 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Opens an existing directory.
+    /// Opens an existing directory, and takes from others what they may do with the secrets in it.
     ///
     /// # Errors
     /// See [`DataDirError`].
@@ -93,7 +97,41 @@ impl DataDir {
         if mode & WRITABLE_BY_OTHERS != 0 {
             return Err(DataDirError::Writable { path: root.display().to_string(), mode });
         }
-        Ok(Self { root })
+        let dir = Self { root };
+        dir.close_to_others()?;
+        Ok(dir)
+    }
+
+    /// Folders first: what is made or moved in one that is closed is closed, too.
+    fn close_to_others(&self) -> Result<(), DataDirError> {
+        let database = self.database();
+        let beside = |suffix: &str| {
+            let mut path = database.as_os_str().to_owned();
+            path.push(suffix);
+            PathBuf::from(path)
+        };
+        let folders = ["catalog", "keys", "store", "tls"].map(|name| self.root.join(name));
+        let files = [beside(""), beside("-wal"), beside("-shm"), self.initial_admin_password()];
+        for path in folders.iter().chain(&files) {
+            let failed = |source| DataDirError::Io { path: path.display().to_string(), source };
+            let mode = match fs::metadata(path) {
+                Ok(metadata) => metadata.permissions().mode() & 0o7777,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            if mode & OPEN_TO_OTHERS == 0 {
+                continue;
+            }
+            let closed = mode & !OPEN_TO_OTHERS;
+            fs::set_permissions(path, fs::Permissions::from_mode(closed)).map_err(failed)?;
+            tracing::warn!(
+                path = %path.display(),
+                mode = format_args!("{mode:04o}"),
+                now = format_args!("{closed:04o}"),
+                "was open to others, who may have read secrets in it; closed to them"
+            );
+        }
+        Ok(())
     }
 
     /// The directory itself.
@@ -184,6 +222,32 @@ mod tests {
         for mode in [0o700, 0o750, 0o755] {
             chmod(dir.path(), mode);
             DataDir::open(dir.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_restore_left_open_to_others_is_closed_to_them() {
+        let dir = tempfile::tempdir().unwrap();
+        chmod(dir.path(), 0o755);
+        let folders = ["catalog", "keys", "store", "tls"].map(|name| dir.path().join(name));
+        for folder in &folders {
+            fs::create_dir(folder).unwrap();
+            chmod(folder, 0o755);
+        }
+        let files = ["catalog/taffrail.db", "catalog/taffrail.db-wal", "initial-admin-password"]
+            .map(|name| dir.path().join(name));
+        for file in &files {
+            fs::write(file, "secret").unwrap();
+            chmod(file, 0o664);
+        }
+        for open in [DataDir::open, DataDir::open_or_create] {
+            open(dir.path()).unwrap();
+            let mode = |path: &PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(folders.each_ref().map(mode), [0o700; 4]);
+            assert_eq!(files.each_ref().map(mode), [0o600; 3]);
+            assert_eq!(fs::read(&files[0]).unwrap(), b"secret");
+            chmod(&folders[0], 0o770);
+            chmod(&files[0], 0o640);
         }
     }
 

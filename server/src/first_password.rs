@@ -1,8 +1,10 @@
-//! The first administrator's password: the one that was given, or a random one that is printed once and kept in a file.
+//! The first administrator's password: the one that was given, or a random one that is kept in a file, and shown on a terminal.
 //!
-//! What must stay true: a random password is in its file, durably, before the account exists; else nobody could ever log in.
+//! What must stay true: a random password is in its file, durably, before the account exists; else nobody could ever log in. It
+//! goes to no log: what is no terminal is one, as with systemd and containers, and is kept and shipped elsewhere.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 
 use taffrail_core::facade::FirstPassword;
 
@@ -56,14 +58,24 @@ pub(crate) fn source(config: &Config, dir: &DataDir) -> FirstPassword {
                 drawn
             }
         };
-        // To the terminal and not to the log, which is kept and shipped elsewhere.
-        let _ = writeln!(
-            std::io::stdout(),
-            "The administrator is \"admin\", the password {password}\n(also in {}; change it and remove the file)",
-            file.display()
-        );
+        let mut out = std::io::stdout();
+        let shown = out.is_terminal().then_some(password.as_str());
+        let _ = writeln!(out, "{}", announcement(shown, &file));
         Ok(password)
     })
+}
+
+/// What is printed: where the password is kept and, on a terminal, what it is.
+fn announcement(shown: Option<&str>, file: &Path) -> String {
+    let file = file.display();
+    match shown {
+        Some(password) => format!(
+            "The administrator is \"admin\", the password {password}\n(also in {file}; change it and remove the file)"
+        ),
+        None => format!(
+            "The administrator is \"admin\", the password is in {file}\n(change it and remove the file)"
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +92,15 @@ mod tests {
         assert!(drawn.iter().all(|text| taffrail_core::identity::password::check(text).is_ok()));
         assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), 100);
         assert_eq!(ALPHABET.iter().collect::<BTreeSet<_>>().len(), 32);
+    }
+
+    #[test]
+    fn a_password_is_shown_to_a_terminal_only() {
+        let file = Path::new("/data/initial-admin-password");
+        assert!(announcement(Some("secret"), file).contains("secret"));
+        for shown in [Some("secret"), None] {
+            assert!(announcement(shown, file).contains("/data/initial-admin-password"));
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Where one HTTP/1.1 request ends and the next begins, judged more strictly than a parser that must be lenient.
 //!
 //! Two programs that disagree about that can be made to read different requests out of the same bytes (request smuggling,
-//! reliability S-92). RFC 9112 lets a server repair several ambiguities; behind a proxy that repairs them the other way,
+//! S-92). RFC 9112 lets a server repair several ambiguities; behind a proxy that repairs them the other way,
 //! each is a hole. The guard reads every byte before the HTTP library does and refuses what has two readings: a bare line
-//! feed in a head, `Content-Length` beside `Transfer-Encoding` or twice, a transfer coding other than exactly `chunked`.
+//! feed in a head or in the trailers behind the last chunk, `Content-Length` beside `Transfer-Encoding` or twice, a transfer
+//! coding other than exactly `chunked`.
 //!
-//! What must stay true: the guard finds the ends of bodies as the library does. It refuses nothing inside a body; when it
-//! loses its way there, so does the library, which then ends the connection.
+//! What must stay true: the guard finds the ends of bodies as the library does. It refuses nothing inside a body's data; when
+//! it loses its way between chunks, so does the library, which then ends the connection. In trailers that would not hold: the
+//! library takes a bare line feed for a part of the line, where others see its end, and the next request would be read as
+//! more trailers.
 
 /// Longest field name that the guard must recognise: `transfer-encoding`.
 const NAME_BYTES_MAX: usize = 17;
@@ -18,7 +21,7 @@ const VALUE_BYTES_MAX: usize = 64;
 pub(crate) enum Verdict {
     /// Nothing wrong so far.
     Fine,
-    /// The byte at this index is where a head became ambiguous.
+    /// The byte at this index is where a head or a trailer became ambiguous.
     Refused(usize),
 }
 
@@ -92,20 +95,29 @@ impl Line {
         self.last = 0;
     }
 
-    fn push(&mut self, byte: u8) {
-        self.length = self.length.saturating_add(1);
-        self.last = byte;
-        if self.in_value {
-            // One more than the limit is kept, so that too long a value is seen to be wrong rather than cut to fit.
-            if self.value.len() <= VALUE_BYTES_MAX {
-                self.value.push(byte);
-            }
-        } else if byte == b':' {
+    /// Takes the next bytes of the line, none of which is a line feed.
+    fn extend(&mut self, bytes: &[u8]) {
+        let Some(last) = bytes.last() else { return };
+        self.length = self.length.saturating_add(bytes.len());
+        self.last = *last;
+        let mut rest = bytes;
+        if !self.in_value {
+            let colon = rest.iter().position(|byte| *byte == b':');
+            let (name, value) = rest.split_at(colon.unwrap_or(rest.len()));
+            let begin = room(&self.name, NAME_BYTES_MAX).min(name.len());
+            self.name.extend(name[..begin].iter().map(u8::to_ascii_lowercase));
+            let Some((_, value)) = value.split_first() else { return };
             self.in_value = true;
-        } else if self.name.len() <= NAME_BYTES_MAX {
-            self.name.push(byte.to_ascii_lowercase());
+            rest = value;
         }
+        let begin = room(&self.value, VALUE_BYTES_MAX).min(rest.len());
+        self.value.extend_from_slice(&rest[..begin]);
     }
+}
+
+/// How many more bytes are kept. One more than the limit is, so that too long a text is seen to be wrong rather than cut to fit.
+fn room(kept: &[u8], bytes_max: usize) -> usize {
+    (bytes_max + 1).saturating_sub(kept.len())
 }
 
 /// What the header lines said about the body.
@@ -165,10 +177,15 @@ impl Guard {
                     }
                 },
                 Place::RequestLine | Place::Headers => {
-                    if byte != b'\n' {
-                        self.line.push(byte);
-                        at += 1;
-                    } else if self.end_line() {
+                    // Line by line, not byte by byte: heads are most of what comes, tokens most of heads.
+                    let left = bytes.get(at..).unwrap_or_default();
+                    let line = left.split(|byte| *byte == b'\n').next().unwrap_or_default();
+                    self.line.extend(line);
+                    at += line.len();
+                    if at == bytes.len() {
+                        break;
+                    }
+                    if self.end_line() {
                         at += 1;
                     } else {
                         self.place = Place::Lost;
@@ -190,6 +207,10 @@ impl Guard {
                         0 => Chunk::DataCr,
                         left => Chunk::Data(left),
                     });
+                }
+                Place::Chunk(Chunk::TrailerStart | Chunk::Trailer) if byte == b'\n' => {
+                    self.place = Place::Lost;
+                    return Verdict::Refused(at);
                 }
                 Place::Chunk(chunk) => {
                     self.place = chunk.step(byte);
@@ -322,6 +343,22 @@ mod tests {
         assert_eq!(verdict("GET / HTTP/1.1\nHost: a\r\n\r\n"), Verdict::Refused(14));
         assert_eq!(verdict("GET / HTTP/1.1\r\nHost: a\n\r\n"), Verdict::Refused(23));
         assert_eq!(verdict("GET / HTTP/1.1\r\nHost: a\r\n\n"), Verdict::Refused(25));
+    }
+
+    #[test]
+    fn a_bare_line_feed_in_a_trailer_is_refused_where_it_stands() {
+        let head = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel\nl\r\n";
+        for (trailers, at) in [
+            ("0\r\nA: b\n\r\n", 7),
+            ("0\r\nA: b\n\n", 7),
+            ("0\r\n\n", 3),
+            ("0\r\nA: b\r\n\n", 9),
+            ("0\r\nA: b\r\nC: d\n\r\n", 13),
+        ] {
+            let text = format!("{head}{trailers}GET /smuggled HTTP/1.1\r\n\r\n");
+            assert_eq!(verdict(&text), Verdict::Refused(head.len() + at), "{trailers:?}");
+        }
+        assert!(between_after(&format!("{head}0\r\nA: b\r\nC: d\r\n\r\n")));
     }
 
     #[test]

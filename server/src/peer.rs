@@ -1,6 +1,6 @@
 //! Whom a request is from, when proxies that we trust have handed it on.
 //!
-//! What must stay true: what an untrusted peer writes into `X-Forwarded-For` changes nothing (reliability S-36). Of a trusted
+//! What must stay true: what an untrusted peer writes into `X-Forwarded-For` changes nothing (S-36). Of a trusted
 //! one we read the list from the right, where each proxy appends, and stop at the first address that is no trusted proxy:
 //! everything to its left was written by somebody whom nobody vouches for.
 

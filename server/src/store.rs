@@ -56,10 +56,12 @@ fn options(config: &Config) -> Options {
     options.segment_bytes = config.storage.segment_bytes;
     options.reserve_bytes = config.storage.reserve_bytes;
     options.read_ahead_bytes_max = config.storage.read_ahead_bytes_max;
+    options.recent_bytes_max = config.storage.recent_bytes_max;
     options.lease_ms = millis(config.storage.lease_secs);
     options.grace_ms = millis(config.storage.grace_secs);
     options.session_idle_ms = millis(config.uploads.idle_secs);
     options.sessions_per_repository_max = count(config.uploads.per_repository_max);
+    options.sessions_per_uploader_max = count(config.uploads.per_user_max);
     options.sessions_max = count(config.uploads.total_max);
     options.session_memory_bytes_max = config.uploads.memory_bytes_max;
     options.blob_bytes_max = config.uploads.blob_bytes_max;
@@ -87,7 +89,8 @@ pub(crate) async fn watch(store: std::sync::Weak<Store>, drain: Drain, patience:
             tracing::error!(
                 reason,
                 ends_in_secs = patience.as_secs(),
-                "a write or flush failed: nothing more is written, pulls go on until the process ends"
+                "a flush of the store or a write of its log failed: nothing more is written, pulls go on until the \
+                 process ends"
             );
             supervisor::status("the store failed; ending soon");
             tokio::time::sleep(patience).await;

@@ -4,8 +4,8 @@
 //! little more than its socket.
 //!
 //! What must stay true: no byte reaches the HTTP library that the guard has not followed, and after a refusal only what makes
-//! the library itself end the connection, in its place in the order of answers: for HTTP/1.1 a NUL, which is valid nowhere in
-//! a head and is answered 400; for HTTP/2 frames that are answered `ENHANCE_YOUR_CALM`.
+//! the library itself end the connection, in its place in the order of answers: for HTTP/1.1 bytes that are valid nowhere in a
+//! head or a trailer and are answered 400; for HTTP/2 frames that are answered `ENHANCE_YOUR_CALM`.
 
 use std::io;
 use std::pin::Pin;
@@ -19,8 +19,9 @@ use crate::framing::{Guard, Verdict};
 use crate::http2::{CALM, Frames};
 use crate::vitals::Vitals;
 
-/// What the library is given in place of the rest of a head that is refused.
-const POISON: &[u8] = b"\0";
+/// What the library is given in place of the rest of a head or trailer that is refused. In a head the NUL ends its parse. A
+/// trailer it takes any byte into, and looks at them when all are there; but what follows a CR must be a LF at once.
+const POISON: &[u8] = b"\0\r\0";
 
 /// A stream with its guard.
 #[derive(Debug)]
@@ -202,7 +203,7 @@ mod tests {
         let mut wire = wire(b"GET / HTTP/1.1\r\nHost: a\n\r\nSECRET");
         let mut buffer = [0; 64];
         let count = wire.read(&mut buffer).await.unwrap();
-        assert_eq!(&buffer[..count], b"GET / HTTP/1.1\r\nHost: a\0");
+        assert_eq!(&buffer[..count], b"GET / HTTP/1.1\r\nHost: a\0\r\0");
         assert!(wire.is_unfinished());
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut buffer = ReadBuf::new(&mut buffer);
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!(wire.read(&mut first).await.unwrap(), 10);
         let mut rest = [0; 64];
         let count = wire.read(&mut rest).await.unwrap();
-        assert_eq!([&first, &rest[..count]].concat(), b"GET / HTTP/1.1\r\nHost: a\0");
+        assert_eq!([&first, &rest[..count]].concat(), b"GET / HTTP/1.1\r\nHost: a\0\r\0");
         assert!(!super::Wire::http1(&b""[..], Arc::clone(&wire.vitals)).wait_for_more().await.unwrap());
     }
 

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_requirements() {
+    fn an_empty_file_gives_the_documented_defaults() {
         let config = from_yaml("").unwrap();
         assert_eq!(config.server.listen.to_string(), "127.0.0.1:5000");
         assert_eq!(config.server.drain_secs, 30);

@@ -1,7 +1,7 @@
 //! The sections of the configuration: every key, its default and its reason.
 //!
 //! What must stay true: a limit has a named constant here with where it comes from, and a key, so that an operator can
-//! move it. Numbers of "3.1" are those of the table in the reliability requirements.
+//! move it. Numbers such as L-03 are explained in docs/requirements.md.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -21,48 +21,52 @@ pub(crate) const PORT: u16 = 5000;
 /// Port of the metrics.
 pub(crate) const METRICS_PORT: u16 = 5001;
 
-/// Time for requests under way after SIGTERM (3.1). Kubernetes kills after 30 s by default.
+/// Time for requests under way after SIGTERM. Kubernetes kills after 30 s by default.
 pub(crate) const DRAIN_SECS: u64 = 30;
-/// Time to read a request's head (3.1): ends slow-header attacks (L-03).
+/// Time to read a request's head: ends slow-header attacks (L-03).
 pub(crate) const HEADER_TIMEOUT_SECS: u64 = 10;
-/// Idle time of a kept-alive connection (3.1).
+/// Idle time of a kept-alive connection: longer than the 60 s or 75 s for which proxies keep theirs.
 pub(crate) const KEEP_ALIVE_SECS: u64 = 120;
-/// The slowest body that we go on reading (3.1) …
+/// The slowest body that we go on reading …
 pub(crate) const BODY_BYTES_PER_SEC_MIN: u64 = KIB;
 /// … over a window of this length, so that a short stall does no harm.
 pub(crate) const BODY_WINDOW_SECS: u64 = 30;
 /// A reader that takes nothing for this long is cut (L-05).
 pub(crate) const WRITE_STALL_SECS: u64 = 60;
-/// Header section (3.1). A request for 1024 ranges needs about 16 KiB of `Range`.
+/// Header section. A request for 1024 ranges needs about 16 KiB of `Range`.
 pub(crate) const HEADER_BYTES_MAX: u64 = 32 * KIB;
-/// Header fields (3.1).
+/// Header fields: several times what clients and proxies send.
 pub(crate) const HEADER_FIELDS_MAX: u64 = 100;
-/// Request line (3.1).
+/// Request line: far above the longest name, digest and page marker.
 pub(crate) const REQUEST_LINE_BYTES_MAX: u64 = 8 * KIB;
-/// Manifest body (3.1): what distribution, zot and Harbor take.
+/// Manifest body: what distribution, zot and Harbor take.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 * MIB;
-/// JSON body of the REST API (3.1).
+// The engine commits a manifest in one piece.
+const _: () = assert!(MANIFEST_BYTES_MAX <= taffrail_blobstore::format::INLINE_BYTES_MAX as u64);
+/// JSON body of the REST API: none comes near it.
 pub(crate) const JSON_BYTES_MAX: u64 = MIB;
-/// Body of a login (3.1).
+/// Body of a login: a name and a password.
 pub(crate) const LOGIN_BYTES_MAX: u64 = 16 * KIB;
-/// Form of the token endpoint (3.1).
+/// Form of the token endpoint: a name, a password and scopes.
 pub(crate) const TOKEN_FORM_BYTES_MAX: u64 = 64 * KIB;
-/// Connections in total (3.1).
+/// Connections in total: ten thousand clients that idle, and room.
 pub(crate) const CONNECTIONS_MAX: u64 = 16_384;
-/// Connections of one address (3.1).
+/// Connections of one address: enough for a site behind one, too few to take them all.
 pub(crate) const CONNECTIONS_PER_IP_MAX: u64 = 1024;
 /// Streams of one HTTP/2 connection (L-21).
 pub(crate) const STREAMS_PER_CONNECTION_MAX: u64 = 250;
-/// Entries of a page when the client does not say (3.1).
+/// Entries of a page when the client does not say: as many as Harbor gives at most.
 pub(crate) const PAGE_ENTRIES_DEFAULT: u64 = 100;
-/// Entries of a page at most (3.1).
+/// Entries of a page at most: as in distribution.
 pub(crate) const PAGE_ENTRIES_MAX: u64 = 1000;
-/// Idle life of an upload session (3.1).
+/// Idle life of an upload session: a push that broke in the evening goes on in the morning.
 pub(crate) const UPLOAD_IDLE_SECS: u64 = DAY_SECS;
-/// Time between two sweeps of expired sessions (3.1).
+/// Time between two sweeps of expired sessions: short against their life.
 pub(crate) const UPLOAD_SWEEP_SECS: u64 = HOUR_SECS;
 /// Open sessions of one repository.
 pub(crate) const SESSIONS_PER_REPOSITORY_MAX: u64 = 1000;
+/// Open sessions of one user: two hundred pushes at a time, and a fifth of the total, so that nobody takes it from all others.
+pub(crate) const SESSIONS_PER_USER_MAX: u64 = 2000;
 /// Open sessions in total.
 pub(crate) const SESSIONS_MAX: u64 = 10_000;
 /// Bytes of small sessions that are kept in memory until they spill (docs/ARCHITECTURE.md, "Following a push").
@@ -71,10 +75,12 @@ pub(crate) const SESSION_MEMORY_BYTES_MAX: u64 = 64 * MIB;
 pub(crate) const BLOB_BYTES_MAX: u64 = TIB;
 /// Segments of the main log.
 pub(crate) const SEGMENT_BYTES: u64 = 256 * MIB;
-/// Space that deletes and audit still have on a full disk (P-09).
+/// Space that deletes still have on a full disk (P-09).
 pub(crate) const RESERVE_BYTES: u64 = 64 * MIB;
-/// Memory for reading ahead: 3 MiB for each of twenty slow clients; fast ones share it.
+/// Memory for reading ahead: 3 MiB for each of ten slow clients and a block for each of 128 more; fast ones share it.
 pub(crate) const READ_AHEAD_BYTES_MAX: u64 = 64 * MIB;
+/// Memory for small blobs and manifests: five thousand of common size, within what a server at rest may hold.
+pub(crate) const RECENT_BYTES_MAX: u64 = 32 * MIB;
 /// Life of a lease.
 pub(crate) const LEASE_SECS: u64 = HOUR_SECS;
 /// Time between the last link going and the bytes going.
@@ -136,9 +142,11 @@ section! {
         segment_bytes: u64 [MIB..=256 * MIB] = SEGMENT_BYTES,
         /// Space in bytes that is set aside so that deletes still work on a full disk.
         reserve_bytes: u64 [0..=64 * GIB] = RESERVE_BYTES,
-        /// Bytes of memory for reading blobs ahead of their clients, all together. A client for whom none is left is served
-        /// block by block, which is slower; one that is slower than the disk holds 3 MiB.
+        /// Bytes of memory for reading blobs ahead of their clients, all together. A client that is slower than the disk holds
+        /// 3 MiB; when less than half is left, 512 KiB. One for whom none is left is served block by block, which is slower.
         read_ahead_bytes_max: u64 [0..=64 * GIB] = READ_AHEAD_BYTES_MAX,
+        /// Bytes of memory for manifests and blobs of at most 64 KiB that were read lately. 0 keeps none.
+        recent_bytes_max: u64 [0..=64 * GIB] = RECENT_BYTES_MAX,
         /// Threads that read and write files. 0 means four for each processor, at least eight.
         threads: u64 [0..=1024] = 0,
         /// Seconds for which a blob that a client was told to exist stays, even when nothing links it any more.
@@ -154,13 +162,16 @@ section! {
 section! {
     /// Upload sessions: pushes that have begun and not ended.
     struct Uploads {
-        /// Seconds without a request after which a session is dropped.
+        /// Seconds without a request after which a session is dropped; one without a byte in it after an hour at most.
         idle_secs: u64 [60..=30 * DAY_SECS] = UPLOAD_IDLE_SECS,
         /// Seconds between two sweeps for such sessions.
         sweep_secs: u64 [1..=DAY_SECS] = UPLOAD_SWEEP_SECS,
-        /// Open sessions of one repository; one more is answered 429.
+        /// Open sessions of one repository; one more is answered 429, unless another that has had no byte for ten seconds
+        /// can make room for it. The same holds for the next two.
         per_repository_max: u64 [1..=1_000_000] = SESSIONS_PER_REPOSITORY_MAX,
-        /// Open sessions in total; one more is answered 429.
+        /// Open sessions of one user, in all repositories. Keep it well below `total_max`.
+        per_user_max: u64 [1..=1_000_000] = SESSIONS_PER_USER_MAX,
+        /// Open sessions in total.
         total_max: u64 [1..=1_000_000] = SESSIONS_MAX,
         /// Bytes of small sessions that are held in memory before they go to disk.
         memory_bytes_max: u64 [MIB..=64 * GIB] = SESSION_MEMORY_BYTES_MAX,
@@ -190,8 +201,8 @@ section! {
         header_fields_max: u64 [8..=1000] = HEADER_FIELDS_MAX,
         /// Bytes of a request line; a longer one is answered 414.
         request_line_bytes_max: u64 [256..=60 * KIB] = REQUEST_LINE_BYTES_MAX,
-        /// Bytes of a manifest; more is answered 413.
-        manifest_bytes_max: u64 [KIB..=64 * MIB] = MANIFEST_BYTES_MAX,
+        /// Bytes of a manifest; more is answered 413. Can be lowered only: the store takes no more in one piece.
+        manifest_bytes_max: u64 [KIB..=MANIFEST_BYTES_MAX] = MANIFEST_BYTES_MAX,
         /// Bytes of a JSON body of the REST API; more is answered 413. Can be lowered only.
         json_bytes_max: u64 [KIB..=JSON_BYTES_MAX] = JSON_BYTES_MAX,
         /// Bytes of the body of a login at `/c/login`; more is answered 413. Can be lowered only.
@@ -202,7 +213,8 @@ section! {
         connections_max: u64 [1..=1_000_000] = CONNECTIONS_MAX,
         /// Open connections of one address; of an IPv6 client, of its /64 network.
         connections_per_ip_max: u64 [1..=1_000_000] = CONNECTIONS_PER_IP_MAX,
-        /// Concurrent streams of one HTTP/2 connection. Their answers share 8 MiB of memory and take turns beyond.
+        /// Concurrent streams of one HTTP/2 connection. Their answers hold at most 8 MiB that is to be sent, and take turns beyond;
+        /// what is read ahead behind that is bounded for all connections together (`storage.read_ahead_bytes_max`).
         streams_per_connection_max: u64 [1..=10_000] = STREAMS_PER_CONNECTION_MAX,
         /// Entries of a page of repositories when the client does not ask for a number. Pages of tags and referrers then
         /// have as many as they may: clients ask for them once and do not follow `Link`.
@@ -247,8 +259,8 @@ section! {
     /// What matters at the very first start only.
     struct Bootstrap {
         /// Password of the first administrator, `admin`. Usually given as the environment variable
-        /// `TAFFRAIL_ADMIN_PASSWORD`. Without it a random one is made, printed once, and kept in
-        /// `DIR/initial-admin-password`. Ignored once there is an administrator.
+        /// `TAFFRAIL_ADMIN_PASSWORD`. Without it a random one is made, kept in `DIR/initial-admin-password`, and
+        /// printed if standard output is a terminal. Ignored once there is an administrator.
         admin_password: Option<Secret> = None,
     }
 }

@@ -11,7 +11,7 @@ use super::section::Setting;
 
 /// The URL under which clients reach the registry, without a path.
 ///
-/// Realm and `Location` are made from it and never from a request's `Host` (reliability S-37).
+/// Realm and `Location` are made from it and never from a request's `Host` (S-37).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExternalUrl {
     secure: bool,

@@ -1,7 +1,7 @@
 //! HTTP/2: what one connection may make us keep and do.
 //!
 //! HTTP/2 gives a client more to ask for without paying: frames that carry nothing, streams that are opened and dropped,
-//! windows that are never granted (reliability S-93). The library bounds some of that with the constants here; the rest is
+//! windows that are never granted (S-93). The library bounds some of that with the constants here; the rest is
 //! bounded by [`frames`] (what comes in) and [`streams`] (what goes out).
 //!
 //! What must stay true: every limit of the library is set here, with its reason, so that an upgrade changes none unseen.

@@ -22,8 +22,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::metrics::Metrics;
 
-/// Blocks (256 KiB of a blob, or one smaller answer) that the answers of one connection hold together: 8 MiB. Streams beyond
-/// wait for others. It is four times what a client needs to fill a link of 200 MB/s over 10 ms.
+/// Blocks (256 KiB of a blob, or one smaller answer) that the answers of one connection hold to be sent, together: 8 MiB. Streams
+/// beyond wait for others. It is four times what a client needs to fill a link of 200 MB/s over 10 ms. What was read ahead behind
+/// these blocks is not counted here: `storage.read_ahead_bytes_max` bounds that for all connections.
 const BLOCKS_PER_CONNECTION: usize = 32;
 /// A client has to take so much within `limits.write_stall_secs`: with the default of 60 s, 1 KiB/s, as for what it sends.
 const PIECE_BYTES: usize = 64 * 1024;

@@ -106,7 +106,7 @@ const JOB_COUNTERS: [Figure<Counters>; 10] = [
     (("jobs_links_put_off", "Links that were in use when they were to be dropped."), Counters::put_off),
     (("jobs_uploads_expired", "Upload sessions ended for being idle."), Counters::expired),
     (("jobs_collected_blobs", "Blobs whose bytes were freed."), Counters::collected_blobs),
-    (("jobs_collected_bytes", "Bytes of these."), Counters::collected_bytes),
+    (("jobs_collected_bytes", "Bytes of blobs that were freed."), Counters::collected_bytes),
     (("jobs_collected_segments", "Log segments freed."), Counters::collected_segments),
     (("jobs_checkpoints", "Checkpoints of the log."), Counters::checkpoints),
     (("jobs_reconcile_passes", "Comparisons of catalog and store."), Counters::passes),

@@ -1,7 +1,7 @@
 //! What the server counts, in the form of Prometheus.
 //!
 //! What must stay true: a label takes one of few values, none of them chosen by a client; each metric is described in
-//! `docs/operations/metrics.md`, which a test holds against the page.
+//! `docs/operations/metrics.md`, which a test holds against the page, and its neighbours name no other.
 
 mod figures;
 mod page;
@@ -262,13 +262,22 @@ mod tests {
             sent_bytes: 2,
         });
         let page = metrics.page();
-        let document = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations/metrics.md");
-        let document = std::fs::read_to_string(document).unwrap();
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations");
+        let document = std::fs::read_to_string(folder.join("metrics.md")).unwrap();
         let documented: BTreeSet<&str> = document
             .lines()
             .filter_map(|line| line.strip_prefix("| `taffrail_")?.split('`').next())
             .collect();
         assert_eq!(exported(&page), documented);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            for name in words.filter_map(|word| word.strip_prefix("taffrail_")) {
+                // `log.level` takes names of crates.
+                assert!(documented.contains(name) || name == "core", "{}: taffrail_{name}", path.display());
+            }
+        }
         assert!(page.ends_with("# EOF\n"));
     }
 }

@@ -1,4 +1,4 @@
-//! Request smuggling (reliability S-92) against the real listener.
+//! Request smuggling (S-92) against the real listener.
 
 use std::io::Write as _;
 
