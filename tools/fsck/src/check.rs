@@ -73,16 +73,46 @@ impl CheckError {
     }
 }
 
+/// What a store says of itself, without a look at the bytes of its blobs.
+pub(crate) struct Records {
+    pub(crate) superblocks: Superblocks,
+    pub(crate) current: Superblock,
+    pub(crate) key: Key,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) survey: Survey,
+    pub(crate) findings: Findings,
+}
+
+impl Records {
+    /// Reads superblocks, checkpoints and the whole log. What is damaged in the log is in the survey, and not reported yet.
+    pub(crate) fn read(disk: &dyn Disk, progress: &Progress) -> Result<Records, CheckError> {
+        let superblocks = Superblocks::read(disk)?;
+        let current = superblocks.current()?.clone();
+        let key = Key::new(current.key, current.uuid);
+        let mut findings = Findings::default();
+        superblocks.report(&mut findings);
+        let checkpoints = check_checkpoints(disk, &key, &superblocks, &current, &mut findings);
+        progress.begin("reading the log", 0);
+        let survey = Survey::take(disk, &key, &current, &checkpoints, &mut findings)?;
+        Ok(Records { superblocks, current, key, checkpoints, survey, findings })
+    }
+
+    /// Reports what is wrong with the log, and links whose blob no record places.
+    pub(crate) fn report(&mut self) {
+        report_log(&self.survey, &mut self.findings);
+        let half_known = self.survey.served.half_known();
+        if !half_known.is_empty() {
+            let what = "repositories link blobs that no record places; a check says whether their bytes are still there";
+            let finding = Finding::new(Severity::Repairable, Kind::LinkWithoutBlob, LOG_FOLDER, what);
+            self.findings.add(finding.harming(half_known));
+        }
+    }
+}
+
 /// Checks the store on `disk`.
 pub(crate) fn check(disk: &dyn Disk, depth: Depth, progress: &Progress) -> Result<Checked, CheckError> {
-    let superblocks = Superblocks::read(disk)?;
-    let current = superblocks.current()?.clone();
-    let key = Key::new(current.key, current.uuid);
-    let mut findings = Findings::default();
-    superblocks.report(&mut findings);
-    let checkpoints = check_checkpoints(disk, &key, &superblocks, &current, &mut findings);
-    progress.begin("reading the log", 0);
-    let survey = Survey::take(disk, &key, &current, &checkpoints, &mut findings)?;
+    let Records { superblocks, current, key, checkpoints, survey, mut findings } =
+        Records::read(disk, progress)?;
     let blob_bytes = survey.served.blobs.values().map(|blob| blob.len_bytes).sum();
     progress.begin("reading blobs", blob_bytes);
     let checker = Checker { disk, key: &key, depth, progress };

@@ -1,23 +1,31 @@
-//! `taffrail-fsck`: checks, inspects and repairs a store while no server runs on it.
+//! `taffrail-fsck`: checks, inspects, measures, repairs and collects a store while no server runs on it.
 //!
-//! What must stay true: `check` and `inspect` never open the store and never write; they read the format only, so that a mistake of
-//! the engine cannot hide from them. `repair` writes new files and keeps what they replace.
+//! What must stay true: `check`, `inspect` and `stats` never open the store and never write; they read the format only, so that a
+//! mistake of the engine cannot hide from them. `repair` writes new files and keeps what they replace; `gc` lets the engine delete
+//! what nothing links.
 
 mod blobs;
 mod check;
 mod checkpoint;
+mod columns;
 mod contents;
 #[cfg(test)]
 mod crash_tests;
+mod estimate;
 mod finding;
+mod gc;
 mod inspect;
 mod progress;
 mod repair;
+mod space;
+mod stats;
 mod superblocks;
 mod survey;
+mod usage;
 mod window;
 
 use std::io::{self, Write as _};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -29,6 +37,7 @@ use taffrail_blobstore::format::SegmentId;
 
 use crate::blobs::Depth;
 use crate::check::{CheckError, Checked};
+use crate::estimate::SAMPLE_BYTES;
 use crate::finding::{Findings, Verdict};
 use crate::inspect::{Form, Wanted};
 use crate::progress::{Progress, Shown};
@@ -37,7 +46,7 @@ use crate::repair::{Mode, Repaired};
 /// Could not check.
 const EXIT_UNCHECKED: u8 = 3;
 
-/// Checks, inspects and repairs a Taffrail store that no server uses.
+/// Checks, inspects, measures, repairs and collects a Taffrail store that no server uses.
 ///
 /// Exit codes: 0 clean, 1 repaired or repairable, 2 damaged (something is lost), 3 could not check.
 #[derive(Debug, Parser)]
@@ -68,6 +77,41 @@ enum Command {
         /// The store's folder. No server may use it.
         dir: PathBuf,
         /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+        /// No progress bar, even on a terminal.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Say where the space goes: blobs, repositories, log, files. Never writes.
+    Stats {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Only so many repositories, those that hold most [default: 20, with --json all].
+        #[arg(long, value_name = "N")]
+        top: Option<usize>,
+        /// Read blobs, and estimate what deduplication below the blob would save.
+        #[arg(long)]
+        estimate_dedup: bool,
+        /// Read at most so much for the estimate.
+        #[arg(long, value_name = "BYTES", default_value_t = SAMPLE_BYTES, requires = "estimate_dedup")]
+        sample_bytes: NonZeroU64,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+        /// No progress bar, even on a terminal.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Delete what nothing links, at once, and give its space back. Waits for no lease and no grace time: a push that was under way
+    /// when the server stopped may have to send a layer again.
+    Gc {
+        /// The store's folder. No server may use it.
+        dir: PathBuf,
+        /// Say what would be freed, and write nothing.
         #[arg(long)]
         dry_run: bool,
         /// Print one JSON document.
@@ -121,6 +165,15 @@ fn main() -> ExitCode {
             let shown = if quiet { Shown::Never } else { Shown::OnTerminal };
             run_repair(&dir, mode, json, shown)
         }
+        Command::Stats { dir, top, estimate_dedup, sample_bytes, json, quiet } => {
+            let shown = if quiet { Shown::Never } else { Shown::OnTerminal };
+            run_stats(&dir, Some(sample_bytes).filter(|_| estimate_dedup), top, json, shown)
+        }
+        Command::Gc { dir, dry_run, json, quiet } => {
+            let mode = if dry_run { Mode::DryRun } else { Mode::Write };
+            let shown = if quiet { Shown::Never } else { Shown::OnTerminal };
+            run_gc(&dir, mode, json, shown)
+        }
         Command::Inspect { dir, segment, from_offset, json } => {
             let form = if json { Form::JsonLines } else { Form::Text };
             run_inspect(&dir, &Wanted { segment, from_bytes: from_offset, form })
@@ -146,14 +199,54 @@ fn run_check(dir: &Path, depth: Depth, json: bool, shown: Shown) -> u8 {
     }
 }
 
+/// Milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "this is a binary of its own; the clock enters here")]
-fn run_repair(dir: &Path, mode: Mode, json: bool, shown: Shown) -> u8 {
-    let now_ms = SystemTime::now()
+fn now_ms() -> u64 {
+    SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()
         .and_then(|since| u64::try_from(since.as_millis()).ok())
-        .unwrap_or(0);
-    match repair::repair(dir, mode, now_ms, &Progress::new(shown)) {
+        .unwrap_or(0)
+}
+
+fn run_stats(
+    dir: &Path,
+    sample_bytes: Option<NonZeroU64>,
+    top: Option<usize>,
+    json: bool,
+    shown: Shown,
+) -> u8 {
+    match stats::stats(dir, sample_bytes, &Progress::new(shown)) {
+        Ok(stats) => {
+            let text =
+                if json { format!("{:#}", stats.json(dir, top)) } else { stats.text(dir, top).join("\n") };
+            say(&(text + "\n"));
+            stats.verdict().exit_code()
+        }
+        Err(error) => {
+            print_failure(dir, &error.to_string(), error.exit_code(), json);
+            error.exit_code()
+        }
+    }
+}
+
+fn run_gc(dir: &Path, mode: Mode, json: bool, shown: Shown) -> u8 {
+    match gc::gc(dir, mode, now_ms(), &Progress::new(shown)) {
+        Ok(collection) => {
+            let text =
+                if json { format!("{:#}", collection.json(dir)) } else { collection.text(dir).join("\n") };
+            say(&(text + "\n"));
+            collection.verdict().exit_code()
+        }
+        Err(error) => {
+            print_failure(dir, &error.to_string(), error.exit_code(), json);
+            error.exit_code()
+        }
+    }
+}
+
+fn run_repair(dir: &Path, mode: Mode, json: bool, shown: Shown) -> u8 {
+    match repair::repair(dir, mode, now_ms(), &Progress::new(shown)) {
         Ok(repaired) => {
             print_repair(dir, &repaired, json);
             repair_verdict(&repaired).exit_code()
@@ -277,9 +370,14 @@ fn findings_json(findings: &Findings) -> Vec<Value> {
 
 fn print_failure(dir: &Path, error: &str, exit_code: u8, json: bool) {
     if json {
+        let verdict = match exit_code {
+            EXIT_UNCHECKED => Verdict::Unchecked,
+            1 => Verdict::Repairable,
+            _ => Verdict::Damaged,
+        };
         let document = json!({
             "store": dir.display().to_string(),
-            "verdict": if exit_code == EXIT_UNCHECKED { "unchecked" } else { "damaged" },
+            "verdict": verdict.name(),
             "exit_code": exit_code,
             "error": error,
             "findings": [],

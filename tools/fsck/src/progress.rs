@@ -26,17 +26,26 @@ impl Progress {
 
     /// A phase begins that has `total_bytes` to read.
     pub(crate) fn begin(&self, phase: &'static str, total_bytes: u64) {
-        let template = "{msg} {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+        self.phase(phase, "{msg} {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}", total_bytes);
+    }
+
+    /// A phase begins that has so many things to do.
+    pub(crate) fn begin_count(&self, phase: &'static str, total: u64) {
+        self.phase(phase, "{msg} {bar:40} {human_pos}/{human_len} {per_sec} {eta}", total);
+    }
+
+    fn phase(&self, phase: &'static str, template: &str, total: u64) {
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.0.set_style(style);
         }
         self.0.set_message(phase);
         self.0.set_position(0);
-        self.0.set_length(total_bytes);
+        self.0.set_length(total);
     }
 
-    pub(crate) fn advance(&self, bytes: u64) {
-        self.0.inc(bytes);
+    /// So many bytes or things are done.
+    pub(crate) fn advance(&self, done: u64) {
+        self.0.inc(done);
     }
 
     pub(crate) fn end(&self) {

@@ -48,6 +48,10 @@ pub(crate) struct Segment {
     pub(crate) last_time_ms: u64,
     /// LSN of the first record behind this segment.
     pub(crate) next_lsn: Lsn,
+    /// Bytes that the payloads of its BLOB records take, dead ones included.
+    pub(crate) payload_bytes: u64,
+    /// Records that cancel others.
+    pub(crate) tombstones: u64,
 }
 
 /// What a header can be made up from.
@@ -235,7 +239,7 @@ impl Survey {
         let Some(window) = Window::open(disk, &id.log_name(), Access::Direct)? else { return Ok(()) };
         let content = Content::Log { previous: None, first_lsn: 0 };
         let made_up = SegmentHeader { id, epoch: segment.epoch, created_ms: 0, content };
-        let header = segment.header.as_ref().unwrap_or(&made_up);
+        let header = &segment.header.clone().unwrap_or(made_up);
         if let Content::Log { first_lsn, .. } = header.content {
             self.next_lsn = self.next_lsn.max(first_lsn);
             if let Some(range) = self.ranges.last_mut().filter(|_| segment.header.is_some()) {
@@ -267,6 +271,7 @@ impl Survey {
                         break end;
                     }
                     segment.last_time_ms = batch.time_ms;
+                    segment.count(&batch);
                     if batch.repaired {
                         let to_bytes = batch.place.offset_bytes + batch.batch_len as u64;
                         let range = batch.place.offset_bytes..to_bytes;
@@ -383,6 +388,21 @@ impl Segment {
             Content::Solo { .. } => None,
         }
     }
+
+    fn count(&mut self, batch: &ValidBatch) {
+        for record in &batch.records {
+            self.tombstones += u64::from(record.body.is_tombstone());
+            if let Body::Blob { len_bytes, .. } = &record.body {
+                self.payload_bytes += payload_slot_bytes(u64::from(*len_bytes));
+            }
+        }
+    }
+}
+
+/// Bytes of a log segment that the payload of a blob of `len_bytes` takes, with its header, up to where the next one may begin.
+pub(crate) fn payload_slot_bytes(len_bytes: u64) -> u64 {
+    (PAYLOAD_HEADER_BYTES as u64).saturating_add(len_bytes).div_ceil(PAYLOAD_ALIGN_BYTES as u64)
+        * PAYLOAD_ALIGN_BYTES as u64
 }
 
 /// Reads a header; `None` when the file was made and never used.
@@ -404,6 +424,8 @@ fn identify(disk: &dyn Disk, key: &Key, id: SegmentId) -> io::Result<Option<Segm
         end_seal: header.as_ref().map(|_| SegmentHeader::seal_of(&bytes)),
         last_time_ms: 0,
         next_lsn: 1,
+        payload_bytes: 0,
+        tombstones: 0,
         header_seal: header.as_ref().map(|_| SegmentHeader::seal_of(&bytes)),
         header,
     }))

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Where what was replaced is kept.
-const KEPT_FOLDER: &str = "damaged";
+pub(crate) const KEPT_FOLDER: &str = "damaged";
 
 /// Ending of a file that is not whole yet. The engine knows no such name.
 const UNFINISHED: &str = ".repair";

@@ -18,6 +18,7 @@ use taffrail_blobstore::format::checkpoint::file_name;
 use taffrail_blobstore::format::superblock::Superblock;
 use taffrail_blobstore::{Options, Store, StoreState, Threading};
 
+pub(crate) use self::files::KEPT_FOLDER;
 use self::files::{Files, NewFile};
 use crate::blobs::Depth;
 use crate::check::{CheckError, Checked, check};

@@ -69,6 +69,33 @@ fn a_store_of_version_1_checks_clean_opens_and_serves_what_was_put_into_it() {
 }
 
 #[test]
+fn a_store_of_version_1_is_measured_and_collected() {
+    let run = fsck(&["stats", "--json"], &golden("v1"));
+    assert_eq!(run.code, 0, "{run:?}");
+    let figures = run.json();
+    let count = |field: &str| figures["blobs"][field]["count"].as_u64().unwrap();
+    assert_eq!((count("linked"), count("garbage"), count("inline")), (5, 0, 5));
+    assert_eq!(figures["blobs"]["linked"]["bytes"], 300 + 5_000 + 900 + 2 * 1_000);
+    assert_eq!((&figures["links"], &figures["logical_bytes"]), (&6.into(), &8_500.into()));
+    // The collected blob, of 700 bytes behind a header of 192.
+    assert_eq!(figures["log"]["dead_bytes"], (192_u64 + 700).next_multiple_of(64));
+
+    let image = Image::copy_of(&golden("v1"));
+    assert_eq!(fsck(&["gc", "--json"], image.path()).json()["state"], "nothing-to-collect");
+    let mut world = image.open();
+    world.unlink(1, &digest(2, 5_000));
+    drop(world);
+    let run = fsck(&["gc", "--json"], image.path());
+    assert_eq!((run.code, &run.json()["collected"]["blobs"]), (0, &1.into()), "{run:?}");
+    assert_eq!(check(image.path()).code, 0);
+    let world = image.open();
+    for (number, seed, len) in [(1, 1, 300), (2, 1, 300), (2, 4, 900)] {
+        assert_eq!(world.read(number, &digest(seed, len)).unwrap(), noise(seed, len));
+    }
+    assert!(world.read(1, &digest(2, 5_000)).is_err());
+}
+
+#[test]
 fn this_version_writes_what_the_newest_golden_store_holds() {
     let image = Image { folder: tempfile::tempdir().unwrap() };
     make(image.path());

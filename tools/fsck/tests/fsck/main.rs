@@ -8,9 +8,11 @@
 mod clean;
 mod damage;
 mod decoders;
+mod gc;
 mod golden;
 mod image;
 mod program;
 mod random;
 mod read_only;
 mod repair;
+mod stats;

@@ -1,9 +1,9 @@
 //! Running the program and reading what it says.
 
-use std::io;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::{fs, io, thread};
 
 use serde_json::Value;
 
@@ -48,13 +48,19 @@ impl Run {
     }
 }
 
-/// Runs a program to its end. One at a time begins: between fork and exec a child has all descriptors of this process, and with
-/// them the locks of stores that other tests have just closed. When `spawn` returns, exec is over.
+/// Runs a program to its end. One at a time begins: until exec is over a child has all descriptors of this process, and with them
+/// the locks of stores that other tests have just closed.
 pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
     static BEGIN: Mutex<()> = Mutex::new(());
     let child = {
         let _turn = BEGIN.lock().unwrap_or_else(PoisonError::into_inner);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // `spawn` may return a moment before exec closes descriptors. A command line is set behind that, and is empty until then.
+        let command_line = format!("/proc/{}/cmdline", child.id());
+        while child.try_wait()?.is_none() && fs::read(&command_line).is_ok_and(|line| line.is_empty()) {
+            thread::yield_now();
+        }
+        child
     };
     child.wait_with_output()
 }

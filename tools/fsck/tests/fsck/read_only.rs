@@ -1,4 +1,4 @@
-//! A store that nobody can write to: `check` and `inspect` need no more.
+//! A store that nobody can write to: `check`, `inspect`, `stats` and every dry run need no more.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -43,6 +43,12 @@ fn a_read_only_mount_suffices() {
     assert_eq!(run.json()["totals"]["blobs"], 8);
     let run = on_read_only_mount("inspect", image.path()).unwrap();
     assert!(run.code == 0 && run.stdout.contains("SOLO"), "{run:?}");
+    let run = on_read_only_mount("stats --json --estimate-dedup", image.path()).unwrap();
+    assert_eq!((run.code, &run.json()["blobs"]["linked"]["count"]), (0, &7.into()), "{run:?}");
+    let run = on_read_only_mount("gc --dry-run --json", image.path()).unwrap();
+    assert_eq!((run.code, &run.json()["plan"]["blobs"]), (0, &1.into()), "{run:?}");
+    let run = on_read_only_mount("gc", image.path()).unwrap();
+    assert!(run.code == 3 && run.stderr.contains("mounted read-only"), "{run:?}");
 
     image.flip("SUPER.0", 70);
     let run = on_read_only_mount("check --json", image.path()).unwrap();
