@@ -1,4 +1,4 @@
-//! The table of goals (DESIGN, section 10), row by row, and how each row is measured.
+//! The table of goals, row by row, and how each row is measured (docs/performance.md).
 //!
 //! A row has one case or several; a case runs the same rounds on each of its subjects in turn. What cannot be measured
 //! yet is in the table all the same, with the reason.

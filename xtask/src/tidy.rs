@@ -1,5 +1,6 @@
 //! Rules of the source that no compiler knows (docs/ARCHITECTURE.md, "Invariants").
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -8,6 +9,9 @@ use crate::step::root;
 
 /// Longest source file in lines. Past 400 a file is worth a look, past this it has two nouns.
 const LINES_MAX: usize = 900;
+
+/// What the numbers mean that comments and names of tests cite.
+const REQUIREMENTS: &str = "docs/requirements.md";
 
 /// A rule: in which files, which words, which files excepted, and why.
 struct Rule {
@@ -71,11 +75,14 @@ const RULES: [Rule; 4] = [
 /// What breaks a rule, as sentences.
 pub(crate) fn violations() -> Result<Vec<String>> {
     let root = root()?;
+    let page = std::fs::read_to_string(root.join(REQUIREMENTS)).context(REQUIREMENTS)?;
+    let explained = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()).collect();
     let mut sentences = Vec::new();
     for file in sources(&root)? {
         let name = file.strip_prefix(&root).unwrap_or(&file).to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&file).with_context(|| name.clone())?;
         sentences.extend(violations_of(&name, &text));
+        sentences.extend(unexplained(&name, &text, &explained));
     }
     Ok(sentences)
 }
@@ -99,6 +106,27 @@ fn violations_of(name: &str, text: &str) -> Vec<String> {
         }
     }
     sentences
+}
+
+/// The requirements that `text` cites and that have no line among the `explained`.
+fn unexplained(name: &str, text: &str, explained: &BTreeSet<&str>) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
+    let cited: BTreeSet<String> = words.filter_map(cited).collect();
+    let missing = cited.iter().filter(|number| !explained.contains(number.as_str()));
+    missing.map(|number| format!("{name} cites {number}, which is not in {REQUIREMENTS}")).collect()
+}
+
+/// `S-07` of the word `S-07`, or of `s_07_…` as names of tests begin.
+fn cited(word: &str) -> Option<String> {
+    let (letter, rest) = word.split_at_checked(1)?;
+    let digits = match letter {
+        "S" | "F" | "P" | "A" | "L" => rest.strip_prefix('-')?,
+        "s" | "f" | "p" | "a" | "l" => rest.strip_prefix('_')?.split('_').next()?,
+        _ => return None,
+    };
+    let is_number = matches!(digits.len(), 2 | 3) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // P-256 is a curve.
+    (is_number && word != "P-256").then(|| format!("{}-{digits}", letter.to_uppercase()))
 }
 
 /// Every Rust file of the workspace and of the fuzz targets.
@@ -138,5 +166,14 @@ mod tests {
         assert_eq!(found("core/src/user/api.rs", "sqlx::query(\"SELECT 1\")"), 1);
         assert_eq!(found("core/src/user/store.rs", "sqlx::query(\"SELECT 1\")"), 0);
         assert_eq!(found("server/src/x.rs", &"\n".repeat(LINES_MAX + 1)), 1);
+    }
+
+    #[test]
+    fn a_cited_requirement_has_its_line() {
+        let text = "// (S-42, P-256, S-4, LS-42)\nfn s_07_a_claim() {}\nfn as_07() {}";
+        let found = |explained: &[&str]| unexplained("x.rs", text, &explained.iter().copied().collect());
+        assert_eq!(found(&["S-07", "S-42"]), Vec::<String>::new());
+        assert_eq!(found(&["S-42"]), ["x.rs cites S-07, which is not in docs/requirements.md"]);
+        assert_eq!(found(&[]).len(), 2);
     }
 }

@@ -3,6 +3,8 @@
 //! Nothing is fetched by address. As root, what is missing is installed; otherwise the commands are printed. A tool
 //! that cannot be had is no error here: the tests that need it say `SKIPPED`.
 
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -165,11 +167,56 @@ fn debian(wanted: &[(&'static str, &'static str)], missing: &mut Vec<String>) ->
         command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
         command
     };
+    let _stopped = StoppedServices::by(Path::new(POLICY))?;
     let updated = run(apt().arg("update"))?;
     if !updated || !run(apt().args(["install", "--yes", "--no-install-recommends"]).args(&packages))? {
         missing.push(format!("apt-get could not install {}", packages.join(" ")));
     }
     Ok(())
+}
+
+/// What Debian asks whether a service may be started (invoke-rc.d(8), deb-systemd-invoke(1p)).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Keeps packages from starting their services when they are installed: nginx would take port 80, docker-registry port 5000, and
+/// both would stay. An environment variable would leave nothing to remove, but systemd's part of Debian looks at none.
+#[derive(Debug)]
+struct StoppedServices {
+    policy: Option<PathBuf>,
+}
+
+impl StoppedServices {
+    /// Until it is dropped. Where there is a policy already, that one counts: it is the operator's.
+    fn by(policy: &Path) -> Result<Self> {
+        let failed = || format!("writing {}", policy.display());
+        let new = std::fs::File::options().write(true).create_new(true).mode(0o755).open(policy);
+        let mut file = match new {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Ok(Self { policy: None });
+            }
+            Err(error) => return Err(error).with_context(failed),
+        };
+        let stopped = Self { policy: Some(policy.to_path_buf()) };
+        // If we are killed it stays, and forbids nothing: it asks whether we are still there. 101 is "forbidden".
+        let script = format!(
+            "#!/bin/sh\n# Made by cargo xtask, which removes it; what is left over may be removed.\n\
+             kill -0 {} 2>/dev/null && exit 101\nexit 0\n",
+            std::process::id()
+        );
+        file.write_all(script.as_bytes()).with_context(failed)?;
+        Ok(stopped)
+    }
+}
+
+impl Drop for StoppedServices {
+    fn drop(&mut self) {
+        if let Some(policy) = &self.policy
+            && let Err(error) = std::fs::remove_file(policy)
+        {
+            println!("cannot remove {}: {error}", policy.display());
+        }
+    }
 }
 
 /// `go install` inside of a throw-away module. The short form `go install package@version` asks the module proxy for
@@ -214,4 +261,46 @@ fn run(command: &mut Command) -> Result<bool> {
 #[expect(clippy::disallowed_methods, reason = "a repository task reads its own environment")]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(policy: &Path) -> Option<i32> {
+        Command::new(policy).args(["nginx", "start"]).status().unwrap().code()
+    }
+
+    #[test]
+    fn services_stay_stopped_for_as_long_as_packages_are_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy-rc.d");
+        let stopped = StoppedServices::by(&policy).unwrap();
+        assert_eq!(answer(&policy), Some(101));
+        drop(stopped);
+        assert!(!policy.exists());
+    }
+
+    #[test]
+    fn a_policy_of_the_operator_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy-rc.d");
+        std::fs::write(&policy, "theirs").unwrap();
+        drop(StoppedServices::by(&policy).unwrap());
+        assert_eq!(std::fs::read(&policy).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn a_policy_that_was_left_over_forbids_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy-rc.d");
+        let stopped = StoppedServices::by(&policy).unwrap();
+        let mut ended = Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let ours = std::fs::read_to_string(&policy).unwrap();
+        let left = ours.replace(&std::process::id().to_string(), &ended.id().to_string());
+        std::fs::write(&policy, left).unwrap();
+        assert_eq!(answer(&policy), Some(0));
+        drop(stopped);
+    }
 }
