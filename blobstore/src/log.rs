@@ -311,6 +311,10 @@ impl Engine {
         let written = current.file.write_at(&batch.bytes, current.offset_bytes).map_err(Failed::log_write);
         let flushed = written.and_then(|()| current.file.sync().map_err(Failed::flush));
         flushed.map_err(|failed| self.health.failed(&current.id.log_name(), &failed))?;
+        // A flush that failed meanwhile may have been of a name that this batch needs, and only one caller was told of it.
+        if let Some(refusal) = self.health.refusal() {
+            return Err(refusal);
+        }
         current.offset_bytes += batch.bytes.len() as u64;
         current.seal = batch.seal;
         writer.next_lsn += batch.records.len() as u64;

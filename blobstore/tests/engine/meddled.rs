@@ -1,5 +1,5 @@
-//! A simulated disk that a test meddles with: it sees the reads of solo files and the flushes of folders, and may change what comes
-//! of them.
+//! A simulated disk that a test meddles with: it sees the reads of solo files and the flushes of the log and of folders, and may
+//! change what comes of them.
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +11,9 @@ use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError};
 pub(crate) trait Meddler: std::fmt::Debug + Send + Sync + 'static {
     /// A read of a solo file, which was done unless it is not aligned.
     fn read(&self, _access: Access, _buffer: &mut [u8], _offset_bytes: u64) {}
+
+    /// A flush of a log segment, which was done.
+    fn sync_log(&self) {}
 
     /// A flush of a folder, which is then done.
     ///
@@ -30,11 +33,20 @@ pub(crate) struct Meddled<M> {
 #[derive(Debug)]
 struct MeddledFile<M> {
     file: Arc<dyn File>,
+    is_log: bool,
     access: Access,
     meddler: Arc<M>,
 }
 
 impl<M: Meddler> Meddled<M> {
+    fn wrap(&self, name: &str, file: Arc<dyn File>, access: Access) -> Arc<dyn File> {
+        let is_log = name.starts_with("log/");
+        if !is_log && !name.starts_with("solo/") {
+            return file;
+        }
+        Arc::new(MeddledFile { file, is_log, access, meddler: Arc::clone(&self.meddler) })
+    }
+
     pub(crate) fn on(disk: &SimDisk, meddler: &Arc<M>) -> Arc<dyn Disk> {
         Arc::new(Meddled { disk: disk.clone(), meddler: Arc::clone(meddler) })
     }
@@ -42,16 +54,13 @@ impl<M: Meddler> Meddled<M> {
 
 impl<M: Meddler> Disk for Meddled<M> {
     fn create(&self, name: &str, len_bytes: u64, access: Access) -> io::Result<Arc<dyn File>> {
-        self.disk.create(name, len_bytes, access)
+        let file = self.disk.create(name, len_bytes, access)?;
+        // What is being written to a solo file is not read through it.
+        Ok(if name.starts_with("log/") { self.wrap(name, file, access) } else { file })
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.open(name, access)?;
-        if name.starts_with("solo/") {
-            Ok(Arc::new(MeddledFile { file, access, meddler: Arc::clone(&self.meddler) }))
-        } else {
-            Ok(file)
-        }
+        Ok(self.wrap(name, self.disk.open(name, access)?, access))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -87,7 +96,9 @@ impl<M: Meddler> Disk for Meddled<M> {
 impl<M: Meddler> File for MeddledFile<M> {
     fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
         let read = self.file.read_at(buffer, offset_bytes);
-        self.meddler.read(self.access, buffer, offset_bytes);
+        if !self.is_log {
+            self.meddler.read(self.access, buffer, offset_bytes);
+        }
         read
     }
 
@@ -96,7 +107,11 @@ impl<M: Meddler> File for MeddledFile<M> {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        self.file.sync()?;
+        if self.is_log {
+            self.meddler.sync_log();
+        }
+        Ok(())
     }
 
     fn allocate(&self, len_bytes: u64) -> io::Result<()> {

@@ -24,15 +24,32 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// For so long a push that must wait is given the chance not to.
 const CHANCE: Duration = Duration::from_millis(300);
 
-/// A flush of the log's folder that fails, and takes its time to say so. Flushes beside it hear that all is well, as on Linux.
+/// A flush of the log's folder that fails, and takes its time to say so. Flushes beside it hear that all is well, as on Linux. A
+/// flush of the log itself can be made to wait as well.
 #[derive(Debug)]
 struct SlowFailure {
     is_due: AtomicBool,
     began: Sender<()>,
     end: Mutex<Receiver<()>>,
+    log: Mutex<Option<SlowFlush>>,
+}
+
+/// Says that a flush of the log is done, and holds its caller until it may know.
+#[derive(Debug)]
+struct SlowFlush {
+    done: Sender<()>,
+    go_on: Receiver<()>,
 }
 
 impl Meddler for SlowFailure {
+    fn sync_log(&self) {
+        let slow = self.log.lock().unwrap().take();
+        if let Some(SlowFlush { done, go_on }) = slow {
+            done.send(()).unwrap();
+            go_on.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+
     fn sync_dir(&self, folder: &str) -> io::Result<()> {
         if folder != "log" || !self.is_due.swap(false, Ordering::SeqCst) {
             return Ok(());
@@ -44,6 +61,7 @@ impl Meddler for SlowFailure {
 }
 
 struct Scene {
+    failure: Arc<SlowFailure>,
     store: Arc<Store>,
     began: Receiver<()>,
     end: Sender<()>,
@@ -65,7 +83,8 @@ impl Scene {
     fn set() -> Scene {
         let ((began_sender, began), (end, end_receiver)) = (channel(), channel());
         let is_due = AtomicBool::new(false);
-        let failure = Arc::new(SlowFailure { is_due, began: began_sender, end: Mutex::new(end_receiver) });
+        let (end_receiver, log) = (Mutex::new(end_receiver), Mutex::new(None));
+        let failure = Arc::new(SlowFailure { is_due, began: began_sender, end: end_receiver, log });
         let threading = Threading::Pool { storage_threads: 2 };
         let options = Options { threading, lease_ms: 0, grace_ms: 0, ..options() };
         let store = Store::open(Meddled::on(&SimDisk::new(), &failure), options, NOW_MS).unwrap();
@@ -78,7 +97,7 @@ impl Scene {
         assert_eq!(wait(store.collect(NOW_MS, 100)).unwrap().blobs, 6);
         wait(store.checkpoint()).unwrap();
         failure.is_due.store(true, Ordering::SeqCst);
-        Scene { store: Arc::new(store), began, end }
+        Scene { failure, store: Arc::new(store), began, end }
     }
 
     /// Begins a collection and goes with it until the flush that fails has begun; then `meanwhile` happens to it.
@@ -134,4 +153,22 @@ fn nothing_is_acknowledged_in_a_new_segment_while_a_flush_of_its_folder_is_faili
     });
     assert!(matches!(pushed, Err(PutError::Refused(Refusal::Poisoned))), "{pushed:?}");
     assert!(scene.is_poisoned());
+}
+
+/// A batch that was flushed while another flush failed: it may rely on what that one was about.
+#[test]
+fn nothing_is_acknowledged_that_was_flushed_while_another_flush_failed() {
+    let scene = Scene::set();
+    let pushed = scene.collect_until_flushing(|collected| {
+        let ((done, flushed), (may, go_on)) = (channel(), channel());
+        *scene.failure.log.lock().unwrap() = Some(SlowFlush { done, go_on });
+        let store = Arc::clone(&scene.store);
+        let pusher = std::thread::spawn(move || put(&store, 7, 100));
+        flushed.recv_timeout(PATIENCE).unwrap();
+        scene.end.send(()).unwrap();
+        assert_eq!(wait(collected), Err(Refusal::Poisoned));
+        may.send(()).unwrap();
+        pusher.join().unwrap()
+    });
+    assert!(matches!(pushed, Err(PutError::Refused(Refusal::Poisoned))), "{pushed:?}");
 }

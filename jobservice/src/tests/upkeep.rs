@@ -10,12 +10,14 @@ use crate::checkpoint::Checkpoint;
 #[tokio::test]
 async fn idle_sessions_are_ended_and_used_ones_are_not() {
     let world = World::new().await;
-    world.begin();
+    world.begin_with_bytes().await;
     world.clock.advance(23 * HOUR_US);
-    let used = world.begin();
+    let used = world.begin_with_bytes().await;
+    let empty = world.begin();
     world.clock.advance(2 * HOUR_US);
     exhaust(&mut world.expiry()).await;
-    assert_eq!(world.counters.expired(), 1);
+    assert_eq!(world.counters.expired(), 2, "an empty one is not kept for a day");
+    assert!(world.store.upload_status(world.repository(), empty, world.context.now_ms()).is_err());
     assert_eq!(world.store.sessions_of(world.repository()), 1);
     assert!(world.store.upload_status(world.repository(), used, world.context.now_ms()).is_ok());
 }

@@ -177,6 +177,15 @@ impl World {
         id
     }
 
+    /// Begins a session and gives it its first bytes.
+    pub(crate) async fn begin_with_bytes(&self) -> SessionId {
+        let (id, now_ms) = (self.begin(), self.context.now_ms());
+        let mut upload = self.store.open_upload(self.repository(), id, now_ms).await.unwrap();
+        upload.write(Bytes::from_static(b"first"), now_ms).await.unwrap();
+        upload.acknowledge(now_ms).await.unwrap();
+        id
+    }
+
     pub(crate) fn outbox(&self) -> OutboxJob {
         OutboxJob {
             store: Arc::clone(&self.store),
