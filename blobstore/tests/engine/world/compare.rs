@@ -169,7 +169,7 @@ impl World {
         self.compare_contents()
     }
 
-    /// Deletes everything and collects; then nothing may be left but an empty store.
+    /// Deletes everything, collects and drops the store; then nothing may be left but an empty one.
     pub(crate) fn drain(&mut self) -> Outcome {
         self.pins.clear();
         self.model.pins.clear();
@@ -204,11 +204,13 @@ impl World {
         wait(self.store().checkpoint()).map_err(|error| format!("checkpoint: {error}"))?;
         wait(self.store().collect(self.model.now_ms, usize::MAX))
             .map_err(|error| format!("collect: {error}"))?;
+        // Files are removed on a storage thread, for which nobody waits but the end of the store.
+        self.drop_store();
         self.no_orphans()
     }
 
     /// No file is left that an empty store does not need.
-    pub(super) fn no_orphans(&self) -> Outcome {
+    fn no_orphans(&self) -> Outcome {
         let Some(sim) = &self.sim else { return Ok(()) };
         let files = sim.files();
         let solos: Vec<&String> =
