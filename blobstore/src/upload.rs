@@ -4,32 +4,34 @@
 //! consistent offset and may be dropped there; what the log says of a session is never contradicted by its file, so bytes below a
 //! logged offset are only ever overwritten by themselves.
 
+mod end;
+mod reopen;
+
 use std::io;
 
 use bytes::Bytes;
 
 use crate::buffer::AlignedBuffer;
 use crate::digest::{Algorithm, Digest};
-use crate::disk::File;
 use crate::engine::Engine;
 use crate::error::{Refusal, UploadError, refusal_of};
 use crate::format::batch::NewRecord;
 use crate::format::record::{Body, HashedOffset, SESSION_CRCS_MAX, SessionRecord};
 use crate::format::solo::PAYLOAD_OFFSET_BYTES;
-use crate::format::{BLOCK_BYTES, UPLOAD_INLINE_BYTES_MAX, aligned};
+use crate::format::{UPLOAD_INLINE_BYTES_MAX, aligned};
 use crate::hasher::Hasher;
 use crate::log::{Ending, Fate, Marks, Purpose, Ticket};
 use crate::repository::{RepositoryKey, SessionId};
-use crate::session::{Logged, Opened, SessionData};
+use crate::session::{Opened, SessionData};
 use crate::solo::{SoloWriter, WRITE_BYTES};
 use crate::store::{BlobStat, UploadStatus};
 use crate::sync::{Arc, Ordering};
 
+use end::{Over, end, end_unattended, tell_end};
+use reopen::{Reopening, load, rehash};
+
 /// After so many bytes the session is made durable on the way, so that power loss costs no more.
 const DURABLE_EVERY_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Bytes read at once when stored bytes are hashed again.
-const REHASH_BYTES: usize = 1024 * 1024;
 
 /// An upload session that is open for writing. Dropping it leaves the session at the bytes taken in so far, unless
 /// [`Upload::end_when_dropped`] was called.
@@ -500,195 +502,6 @@ impl Mark {
             self.tail = Some(unit[..len].to_vec());
         }
     }
-}
-
-/// A session whose blob is on its way: it is over, whether or not anybody waits for the log. What becomes of its file is up to
-/// the log ([`Ending`]).
-struct Over {
-    engine: Arc<Engine>,
-    id: SessionId,
-    data: Option<Box<SessionData>>,
-    /// Whether the log is known to have taken in the end.
-    is_told: bool,
-}
-
-impl Over {
-    fn new(engine: &Arc<Engine>, id: SessionId, mut data: Option<Box<SessionData>>) -> Over {
-        if let Some(solo) = data.as_mut().and_then(|data| data.solo.as_mut()) {
-            solo.keep();
-        }
-        Over { engine: Arc::clone(engine), id, data, is_told: false }
-    }
-}
-
-impl Drop for Over {
-    fn drop(&mut self) {
-        let Some(data) = &self.data else { return };
-        self.engine.sessions.sub_memory(data.memory_bytes());
-        self.engine.sessions.end(self.id, data.is_logged && !self.is_told);
-    }
-}
-
-/// A session that is being looked at after a restart. Dropped in the middle it is as before.
-struct Reopening<'a> {
-    engine: &'a Arc<Engine>,
-    id: SessionId,
-    is_done: bool,
-}
-
-impl Reopening<'_> {
-    fn done(mut self) {
-        self.is_done = true;
-    }
-}
-
-impl Drop for Reopening<'_> {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.engine.sessions.put_back_stored(self.id);
-        }
-    }
-}
-
-/// Ends a session. When this returns without an error, no restart brings it back.
-async fn end(engine: &Arc<Engine>, id: SessionId, data: SessionData, now_ms: u64) -> Result<(), Refusal> {
-    match end_unattended(engine, id, data, now_ms)? {
-        Some(ticket) => engine.wait(ticket).await,
-        None => Ok(()),
-    }
-}
-
-/// The same without waiting: what to wait for, if anything. Nothing is awaited before the log has it.
-fn end_unattended(
-    engine: &Arc<Engine>,
-    id: SessionId,
-    mut data: SessionData,
-    now_ms: u64,
-) -> Result<Option<Ticket>, Refusal> {
-    engine.sessions.sub_memory(data.memory_bytes());
-    engine.sessions.end(id, data.is_logged);
-    // With the data goes the writer, and with the writer the file; its blocks go to nobody before the last write to them is over.
-    if data.is_logged { tell_end(engine, id, data.solo.as_mut(), now_ms).map(Some) } else { Ok(None) }
-}
-
-/// Tells the log that a session is over; the file goes with the record.
-fn tell_end(
-    engine: &Engine,
-    id: SessionId,
-    solo: Option<&mut SoloWriter>,
-    now_ms: u64,
-) -> Result<Ticket, Refusal> {
-    let file = solo.as_ref().map(|solo| (solo.segment, Fate::Surplus));
-    let ending = Some(Ending { session: id, is_logged: true, file });
-    let record = NewRecord { body: Body::SessionEnd { session: id }, payload: Bytes::new() };
-    let marks = Marks { ending, ..Marks::default() };
-    let ticket = engine.log.enqueue(vec![record], Purpose::Reclaim, marks, now_ms)?;
-    if let Some(solo) = solo {
-        solo.keep();
-    }
-    Ok(ticket)
-}
-
-impl Engine {
-    /// Tells the log once more of sessions that are over, and that it could not take in then.
-    pub(crate) async fn tell_ends(self: &Arc<Self>, now_ms: u64) {
-        for id in self.sessions.over() {
-            let told = match tell_end(self, id, None, now_ms) {
-                Ok(ticket) => self.wait(ticket).await,
-                Err(refusal) => Err(refusal),
-            };
-            if told.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// Takes up a session that the log knows: at the acknowledged offset when the file still holds what was hashed, else at the
-/// durable one.
-async fn load(engine: &Arc<Engine>, logged: Logged) -> (Box<SessionData>, Result<(), UploadError>) {
-    let record = logged.record;
-    let mut data = Box::new(SessionData::new(record.algorithm));
-    data.is_logged = true;
-    let (reading, reader) = (record.clone(), Arc::clone(engine));
-    let loaded = engine.pool.run(move || read_back(&reader, &reading));
-    match loaded.await.unwrap_or_else(|| Err(closing())) {
-        Ok(Some((mut solo, hasher, offset_bytes))) => {
-            solo.adopt();
-            data.parked_bytes = usize::try_from(offset_bytes - solo.written_bytes).unwrap_or(0);
-            data.logged_blocks = solo.crcs.len().min(record.crcs.len());
-            data.solo = Some(solo);
-            data.hasher = hasher;
-            data.offset_bytes = offset_bytes;
-            data.logged_bytes = record.acknowledged.offset_bytes;
-            data.durable = record.durable;
-            (data, Ok(()))
-        }
-        // The file's name was not durable: nothing was, and the client starts at 0. The log is told with the first write.
-        Ok(None) => {
-            data.logged_bytes = 0;
-            (data, Ok(()))
-        }
-        Err(error) => {
-            // The session ends, and nobody else will come for its file.
-            engine.remove_solo(record.segment);
-            (data, Err(UploadError::Io(error)))
-        }
-    }
-}
-
-/// The file of a session, with the hasher and offset to go on from; `None` when the file is gone.
-fn read_back(engine: &Arc<Engine>, record: &SessionRecord) -> io::Result<Option<(SoloWriter, Hasher, u64)>> {
-    let opened = SoloWriter::reopen(engine, record.segment, record.epoch, 0, record.crcs.clone());
-    let mut solo = match opened {
-        Ok(solo) => solo,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let file = solo.file();
-    let (from, from_bytes) = match Hasher::restore(&record.durable.state) {
-        Some(hasher) => (hasher, record.durable.offset_bytes),
-        None => (Hasher::new(record.algorithm), 0),
-    };
-    let to_bytes = record.acknowledged.offset_bytes;
-    let acknowledged = rehash(&*file, from.clone(), from_bytes, to_bytes);
-    let (hasher, offset_bytes) = match acknowledged {
-        Ok(hasher) if hasher.export() == record.acknowledged.state => (hasher, to_bytes),
-        // Power was lost behind the durable offset. BLAKE3 has no state to go on from and hashes again.
-        Ok(_) | Err(_) if from_bytes == record.durable.offset_bytes => (from, from_bytes),
-        Ok(_) | Err(_) => {
-            let durable_bytes = record.durable.offset_bytes;
-            (rehash(&*file, from, from_bytes, durable_bytes)?, durable_bytes)
-        }
-    };
-    solo.written_bytes = u64::MAX;
-    solo.rewind(offset_bytes);
-    let blocks = usize::try_from(solo.written_bytes / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
-    if solo.crcs.len() < blocks {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "checksums of the session are missing in the log",
-        ));
-    }
-    Ok(Some((solo, hasher, offset_bytes)))
-}
-
-/// Hashes stored bytes again. Blocks on the disk.
-fn rehash(file: &dyn File, mut hasher: Hasher, from_bytes: u64, to_bytes: u64) -> io::Result<Hasher> {
-    let mut buffer = AlignedBuffer::zeroed(REHASH_BYTES);
-    let unit = REHASH_BYTES as u64;
-    let mut offset = from_bytes;
-    while offset < to_bytes {
-        let start = offset / unit * unit;
-        let end = (start + unit).min(to_bytes);
-        let len = aligned(usize::try_from(end - start).unwrap_or(REHASH_BYTES));
-        file.read_at(&mut buffer.as_mut_slice()[..len], PAYLOAD_OFFSET_BYTES + start)?;
-        let from = usize::try_from(offset - start).unwrap_or(0);
-        let to = usize::try_from(end - start).unwrap_or(0);
-        hasher.update(&buffer.as_slice()[from..to]);
-        offset = end;
-    }
-    Ok(hasher)
 }
 
 fn closing() -> io::Error {

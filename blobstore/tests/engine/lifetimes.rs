@@ -1,14 +1,14 @@
 //! What outlives what: the lock everything that may write, a file its blob only while somebody reads it.
 
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use taffrail_blobstore::disk::LockError;
 use taffrail_blobstore::disk::sim::SimDisk;
-use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError};
 use taffrail_blobstore::{Algorithm, OpenError, Options, SessionId, Store, Threading};
 
 use crate::catalog::{content, repository};
+use crate::meddled::{Meddled, Meddler};
 use crate::world::{options, wait};
 
 const NOW_MS: u64 = 1_000_000;
@@ -16,61 +16,22 @@ const NOW_MS: u64 = 1_000_000;
 /// A blob with a file of its own.
 const LARGE: u8 = 12;
 
-type Interruption = Box<dyn FnOnce() + Send>;
+/// Something else happens right after a solo file was opened.
+#[derive(Default)]
+struct Interruption(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
-/// A disk on which something else happens right after a solo file was opened.
-struct Interrupted {
-    disk: SimDisk,
-    interruption: Arc<Mutex<Option<Interruption>>>,
-}
-
-impl std::fmt::Debug for Interrupted {
+impl std::fmt::Debug for Interruption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.disk.fmt(f)
+        f.write_str("Interruption")
     }
 }
 
-impl Disk for Interrupted {
-    fn create(&self, name: &str, len_bytes: u64, access: Access) -> io::Result<Arc<dyn File>> {
-        self.disk.create(name, len_bytes, access)
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.open(name, access);
-        let interruption =
-            if name.starts_with("solo/") { self.interruption.lock().unwrap().take() } else { None };
+impl Meddler for Interruption {
+    fn opened_solo(&self) {
+        let interruption = self.0.lock().unwrap().take();
         if let Some(interruption) = interruption {
             interruption();
         }
-        file
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.disk.list(folder)
-    }
-
-    fn create_dir(&self, folder: &str) -> io::Result<()> {
-        self.disk.create_dir(folder)
-    }
-
-    fn sync_dir(&self, folder: &str) -> io::Result<()> {
-        self.disk.sync_dir(folder)
-    }
-
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
-    }
-
-    fn lock(&self, owner: &str) -> Result<Box<dyn Lock>, LockError> {
-        self.disk.lock(owner)
-    }
-
-    fn counters(&self) -> Counters {
-        self.disk.counters()
     }
 }
 
@@ -88,22 +49,21 @@ fn push(store: &Store, blob: u8) {
 #[test]
 fn a_file_that_is_deleted_while_it_is_opened_is_not_kept_open() {
     let disk = SimDisk::new();
-    let interruption = Arc::new(Mutex::new(None));
-    let interrupted = Interrupted { disk: disk.clone(), interruption: Arc::clone(&interruption) };
+    let interruption = Arc::new(Interruption::default());
     let options = Options { lease_ms: 0, grace_ms: 0, ..options() };
-    let store = Arc::new(Store::open(Arc::new(interrupted), options, NOW_MS).unwrap());
+    let store = Arc::new(Store::open(Meddled::on(&disk, &interruption), options, NOW_MS).unwrap());
     push(&store, LARGE);
     let wanted = content(LARGE);
     let mut reader = store.open_blob(repository(0), &wanted.digest).unwrap();
     let deleting = Arc::clone(&store);
-    *interruption.lock().unwrap() = Some(Box::new(move || {
+    *interruption.0.lock().unwrap() = Some(Box::new(move || {
         let generation = deleting.link_generation(repository(0), &wanted.digest).unwrap();
         wait(deleting.unlink(repository(0), &wanted.digest, generation, NOW_MS)).unwrap();
         assert_eq!(wait(deleting.collect(NOW_MS, 10)).unwrap().blobs, 1);
     }));
     let read = wait(reader.read(0, 1_000)).unwrap();
     assert_eq!(read, wanted.bytes[..1_000], "who reads already goes on");
-    assert!(interruption.lock().unwrap().is_none(), "the blob was deleted in the middle");
+    assert!(interruption.0.lock().unwrap().is_none(), "the blob was deleted in the middle");
     drop(reader);
     let named: u64 = disk.files().iter().map(|(_, len)| len.next_multiple_of(4096)).sum();
     assert_eq!(disk.used_bytes(), named, "nothing takes space that has no name");

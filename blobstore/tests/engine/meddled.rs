@@ -1,4 +1,4 @@
-//! A simulated disk that a test meddles with: it sees the reads of solo files and the flushes of the log and of folders, and may
+//! A simulated disk that a test meddles with: it sees solo files opened and read, and the flushes of the log and of folders, and may
 //! change what comes of them.
 
 use std::io;
@@ -9,6 +9,9 @@ use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError};
 
 /// What a test does to a disk.
 pub(crate) trait Meddler: std::fmt::Debug + Send + Sync + 'static {
+    /// A solo file was opened.
+    fn opened_solo(&self) {}
+
     /// A read of a solo file, which was done unless it is not aligned.
     fn read(&self, _access: Access, _buffer: &mut [u8], _offset_bytes: u64) {}
 
@@ -60,7 +63,11 @@ impl<M: Meddler> Disk for Meddled<M> {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        Ok(self.wrap(name, self.disk.open(name, access)?, access))
+        let file = self.disk.open(name, access)?;
+        if name.starts_with("solo/") {
+            self.meddler.opened_solo();
+        }
+        Ok(self.wrap(name, file, access))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
