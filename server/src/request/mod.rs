@@ -12,10 +12,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use taffrail_distribution::access::ClientAddress;
 use taffrail_distribution::body::ResponseBody;
@@ -71,7 +71,7 @@ impl<H: Handles> Front<H> {
         let address = client_address(caller.peer.ip(), request.headers(), &self.trusted_proxies);
         let blocks = caller.blocks.clone();
         let mut record = Record::new(&request, id.clone(), address, caller, Arc::clone(&self.metrics), began);
-        let version = request.version();
+        let (version, is_head) = (request.version(), request.method() == Method::HEAD);
         let mut all_came = request.body().is_end_stream();
 
         // A handler has the first block of its answer, or all of it, before it answers.
@@ -102,6 +102,9 @@ impl<H: Handles> Front<H> {
                 }
             }
         };
+        if is_head {
+            response = without_body(response);
+        }
         response.headers_mut().insert(X_REQUEST_ID, id.header());
         if !all_came && version <= Version::HTTP_11 {
             // What is left of the body is not waited for, so nothing behind it can be read: the client is told not to send
@@ -117,6 +120,16 @@ impl<H: Handles> Front<H> {
             RecordedBody::new(body, record).boxed_unsync()
         })
     }
+}
+
+/// The answer to a HEAD: the headers of a GET and no body (RFC 9110 section 9.3.2). The library leaves the body out of HTTP/1.1
+/// only; over HTTP/2 it would break the stream.
+fn without_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(bytes) = body.size_hint().exact().filter(|bytes| *bytes > 0) {
+        parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| bytes.into());
+    }
+    Response::from_parts(parts, Empty::new().map_err(|never| match never {}).boxed_unsync())
 }
 
 impl<H: Handles> Answers for Front<H> {

@@ -371,6 +371,21 @@ fn s_93_pulls_whose_client_grants_no_window_are_reset_alone_and_hold_little() ->
     Ok(())
 }
 
+/// A body behind the answer to a HEAD breaks the stream for a client that keeps to the protocol.
+#[test]
+fn the_answer_to_a_head_ends_with_its_headers_whoever_gives_it() -> Result<()> {
+    let stage = Stage::set()?;
+    let mut frames = Frames::connect(&stage.server, &[])?;
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/v2/", 401), ("/v2/UPPER/manifests/x", 400)]
+    {
+        let stream = frames.request("HEAD", path, &[], false)?;
+        let head = frames.find(END_WAIT, |frame| frame.stream == stream)?;
+        ensure!(head.kind == kind::HEADERS && head.flags & flag::END_STREAM != 0, "{path}: {head:?}");
+        ensure!(head.status() == Some(status), "{path}: {:?}", head.status());
+    }
+    Ok(())
+}
+
 /// The end of an answer needs no window: a client that granted exactly as much as there is takes all of it, and is not waited for.
 #[test]
 fn l_21_a_window_of_exactly_the_length_of_an_answer_is_enough_for_its_end() -> Result<()> {
