@@ -189,8 +189,8 @@ impl Engine {
                 }
             }
             Entry::Session { record_segment, record_bytes, session } => {
-                let more = self.sessions.log(&session, record_segment, record_bytes);
-                self.segments.add_live(record_segment, more);
+                let taken = self.sessions.log(&session, record_segment, record_bytes);
+                self.segments.add_live(record_segment, taken.more);
             }
         }
     }

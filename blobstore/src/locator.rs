@@ -100,11 +100,6 @@ impl Blob {
             }
         }
     }
-
-    pub(crate) fn remove_link(&mut self, repository: RepositoryKey) -> Option<Link> {
-        let index = self.links.binary_search_by_key(&repository, |link| link.repository).ok()?;
-        Some(self.links.remove(index))
-    }
 }
 
 /// One shard: its blobs, and the pins on them.

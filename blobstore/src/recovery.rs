@@ -27,7 +27,7 @@ use crate::pool::Pool;
 use crate::recent::Recent;
 use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
-use crate::segment::table::{Live, LogSegment, Table};
+use crate::segment::table::{LogSegment, Table};
 use crate::session::Sessions;
 use crate::solo::{self, Solos};
 use crate::superblock::{self, Superblocks};
@@ -225,6 +225,9 @@ fn assemble(
         replay_from: AtomicU64::new(u64::MAX),
         quarantines: AtomicU64::new(0),
         collecting: AtomicBool::new(false),
+        compacting: AtomicBool::new(false),
+        dropping: AtomicBool::new(false),
+        compaction: Mutex::default(),
         checkpointing: Mutex::default(),
         swept: Mutex::new(false),
         _lock: lock,
@@ -235,12 +238,11 @@ impl Engine {
     fn insert_segment(&self, segment: &OnDisk) -> Result<(), OpenError> {
         let name = segment.header.id.log_name();
         let file = self.disk.open(&name, Access::Cached).map_err(OpenError::io(&name))?;
-        let epoch = segment.header.epoch;
-        let end_bytes = HEADER_BYTES as u64;
-        self.segments.insert(
-            segment.header.id,
-            LogSegment { epoch, file, end_bytes, finished: true, live: Live::default(), tombstones: 0 },
-        );
+        let first_lsn = match segment.header.content {
+            Content::Log { first_lsn, .. } => first_lsn,
+            Content::Solo { .. } => 0,
+        };
+        self.segments.insert(segment.header.id, LogSegment::new(segment.header.epoch, first_lsn, file));
         Ok(())
     }
 
