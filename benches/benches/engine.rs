@@ -29,6 +29,9 @@ const LARGE_BYTES: usize = (1 << 20) + (4 << 10);
 const FILLED: u64 = 20_000;
 /// Blobs that one collection frees.
 const GARBAGE: u64 = 64;
+/// Small blobs that are pushed before one compaction, and their length.
+const COMPACTED: u64 = 128;
+const COMPACTED_BYTES: usize = 32 << 10;
 
 fn key(number: u64) -> RepositoryKey {
     RepositoryKey::new(number).unwrap()
@@ -214,5 +217,37 @@ fn collection(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, hash, append, group_commit, lookup_and_link, opening, collection);
+/// Four segments of which half is dead: what is live in them is read, checked and written anew.
+fn compaction(criterion: &mut Criterion) {
+    let (dir, runtime) = (scratch(), Runtime::new().unwrap());
+    let disk = ThreadsDisk::open_or_create(dir.path()).unwrap();
+    let options = Options { segment_bytes: 1 << 20, lease_ms: 0, grace_ms: 0, ..Options::new([7; 48]) };
+    let store = Store::open(Arc::new(disk), options, NOW_MS).unwrap();
+    let mut number = 0;
+    let mut group = criterion.benchmark_group("gc");
+    group.throughput(Throughput::Bytes(COMPACTED * COMPACTED_BYTES as u64 / 2)).sample_size(10);
+    group.bench_function("inline blobs, per live byte", |bencher| {
+        bencher.iter_batched(
+            || {
+                runtime.block_on(async {
+                    for _ in 0..COMPACTED {
+                        let (digest, content) = numbered(number, COMPACTED_BYTES);
+                        store.put(key(1), &digest, content, &[], NOW_MS).await.unwrap();
+                        number += 1;
+                        if number % 2 == 0 {
+                            let generation = store.link_generation(key(1), &digest).unwrap();
+                            store.unlink(key(1), &digest, generation, NOW_MS).await.unwrap();
+                        }
+                    }
+                    while store.collect(NOW_MS, usize::MAX).await.unwrap().blobs > 0 {}
+                    store.checkpoint().await.unwrap();
+                });
+            },
+            |()| while runtime.block_on(store.compact(NOW_MS, u64::MAX)).unwrap().more {},
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+criterion_group!(benches, hash, append, group_commit, lookup_and_link, opening, collection, compaction);
 criterion_main!(benches);

@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     Engine,
     /// The engine alone, in this process: mounts.
     EngineMount,
+    /// The engine alone, in this process: small commits while its log is compacted.
+    EngineCompacting,
     /// The bare small commit, in this process.
     GroupCommit,
     /// A registry that somebody else started: its number in the plan.
@@ -67,6 +69,7 @@ impl Kind {
             Self::Fio => "fio",
             Self::Engine => "engine",
             Self::EngineMount => "engine-mount",
+            Self::EngineCompacting => "engine-compacting",
             Self::GroupCommit => "group-commit",
             Self::Other(index) => plan.others.get(index).map_or("other", |other| other.name.as_str()),
         };
@@ -79,6 +82,7 @@ impl Kind {
             Self::Taffrail
             | Self::Engine
             | Self::EngineMount
+            | Self::EngineCompacting
             | Self::Debian
             | Self::V3
             | Self::Receive
@@ -151,7 +155,9 @@ impl Subject {
                 tools::find("fio")?;
                 subject(Keeper::Us, String::new(), None)
             }
-            Kind::Engine | Kind::EngineMount | Kind::GroupCommit => subject(Keeper::Us, String::new(), None),
+            Kind::Engine | Kind::EngineMount | Kind::EngineCompacting | Kind::GroupCommit => {
+                subject(Keeper::Us, String::new(), None)
+            }
             Kind::Other(index) => {
                 let Other { url, pid, user, .. } = plan.others.get(index).context("a named registry")?;
                 let user = user.as_ref().map(|(name, password)| (name.as_str(), password.as_str()));

@@ -3,6 +3,7 @@
 //! A row has one case or several; a case runs the same rounds on each of its subjects in turn. What cannot be measured
 //! yet is in the table all the same, with the reason.
 
+mod compaction;
 mod engine;
 mod images;
 mod lookups;
@@ -95,11 +96,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
     ]);
     rows.push(engine::collection());
-    rows.push(Row::unmeasured(
-        "space amplification",
-        "<= 1.02 idle, <= 1.05 under churn",
-        "needs a soak on at least 10 GiB",
-    ));
+    rows.extend(compaction::rows());
     rows.extend(memory::rows());
     rows.push(Row::unmeasured(
         "tag page at 1 M tags; catalog page at 100 k repositories; referrers page at 100 k",

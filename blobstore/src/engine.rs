@@ -7,14 +7,15 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use crate::compaction::Compaction;
 use crate::digest::Digest;
 use crate::disk::{Disk, Lock};
 use crate::error::Refusal;
 use crate::format::batch::{NewRecord, payload_place};
 use crate::format::checkpoint::Location;
-use crate::format::record::{Body, Record};
+use crate::format::record::{Body, Record, Said};
 use crate::format::seal::{Key, Place};
-use crate::format::{Lsn, RESERVE_FOLDER, SegmentId};
+use crate::format::{Lsn, RESERVE_FOLDER, SegmentId, footprint};
 use crate::health::{Failed, Health};
 use crate::lease::Leases;
 use crate::lending::Lending;
@@ -68,6 +69,12 @@ pub(crate) struct Engine {
     pub(crate) checkpointing: Mutex<()>,
     /// Whether a collection is under way.
     pub(crate) collecting: AtomicBool,
+    /// Whether a compaction is under way.
+    pub(crate) compacting: AtomicBool,
+    /// Whether log segments are being removed.
+    pub(crate) dropping: AtomicBool,
+    /// What is being compacted.
+    pub(crate) compaction: Mutex<Compaction>,
     /// Whether the orphans of before the opening were looked for.
     pub(crate) swept: Mutex<bool>,
     /// Released last: whoever still has a part of the store may write.
@@ -98,24 +105,26 @@ impl Engine {
         }
     }
 
-    /// Shows a durable record of the batch at `place`.
+    /// Shows a durable record of the batch at `place`. A record changes only what records with a lower LSN said: a copy comes
+    /// late, and what it says may be outdated.
     pub(crate) fn apply(&self, record: &Record, place: Place, time_ms: u64) {
         let segment = place.segment;
-        if record.body.is_tombstone() {
-            self.segments.add_tombstone(segment);
+        let Said { lsn, time_ms, body } = record.said(time_ms);
+        if body.is_tombstone() {
+            self.segments.add_tombstone(segment, lsn);
         }
-        match &record.body {
+        match body {
             Body::Blob { digest, len_bytes, payload_offset_bytes } => {
                 let location = Location::Inline(payload_place(place, *payload_offset_bytes));
-                self.apply_blob(digest, u64::from(*len_bytes), location, segment);
+                self.apply_blob(digest, u64::from(*len_bytes), location, segment, lsn);
             }
             Body::Solo { digest, len_bytes, segment: file, epoch, trailer } => {
                 let location = Location::Solo { segment: *file, epoch: *epoch, trailer: *trailer };
-                self.apply_blob(digest, *len_bytes, location, segment);
+                self.apply_blob(digest, *len_bytes, location, segment, lsn);
             }
-            Body::Link { repository, digest } => self.apply_link(*repository, digest, record.lsn, segment),
-            Body::Unlink { repository, digest } => self.apply_unlink(*repository, digest, time_ms),
-            Body::Delete { digest } => self.apply_delete(digest),
+            Body::Link { repository, digest } => self.apply_link(*repository, digest, lsn, segment),
+            Body::Unlink { repository, digest } => self.apply_unlink(*repository, digest, lsn, time_ms),
+            Body::Delete { digest } => self.apply_delete(digest, lsn, time_ms),
             Body::Corrupt { digest, location } => {
                 // One that was pushed again while the record was on its way lies elsewhere, and is whole.
                 if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest)
@@ -125,33 +134,49 @@ impl Engine {
                 }
             }
             Body::Session(session) => {
-                if self.sessions.log(session, segment) {
-                    self.segments.change_live(segment, 1);
+                let taken = self.sessions.log(session, segment, footprint::session_bytes(session));
+                self.segments.add_live(segment, taken.more);
+                for (held, live) in taken.replaced {
+                    self.segments.remove_live(held, live);
                 }
             }
             Body::SessionEnd { session } => {
-                for held in self.sessions.forget_logged(session) {
-                    self.segments.change_live(held, -1);
+                for (held, live) in self.sessions.forget_logged(session) {
+                    self.segments.remove_live(held, live);
                 }
             }
             Body::SegmentDrop { segment } => self.segments.mark_dropped(*segment),
-            Body::Seal | Body::Repaired => {}
+            Body::Seal | Body::Repaired | Body::Copy(_) => {}
         }
     }
 
-    fn apply_blob(&self, digest: &Digest, len_bytes: u64, location: Location, segment: SegmentId) {
+    fn apply_blob(
+        &self,
+        digest: &Digest,
+        len_bytes: u64,
+        location: Location,
+        segment: SegmentId,
+        record_lsn: Lsn,
+    ) {
         let mut shard = self.locator.write(digest);
         let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
+        if blob.location.is_some() && blob.record_lsn > record_lsn {
+            return;
+        }
+        let old_live = blob.live(digest.algorithm());
         let old = blob.location.replace(location);
         let (old_len, old_segment) = (blob.len_bytes, blob.record_segment);
         blob.len_bytes = len_bytes;
         blob.record_segment = segment;
-        blob.quarantined = false;
+        blob.record_lsn = record_lsn;
+        // The copy of a record leaves the bytes of a solo file where they are, and as they are.
+        blob.quarantined &= old == Some(location);
+        let live = blob.live(digest.algorithm()).unwrap_or_default();
         drop(shard);
-        self.segments.change_live(segment, 1);
+        self.segments.add_live(segment, live);
         self.locator.count_blob(len_bytes, Change::Added);
         if let Some(old) = old {
-            self.segments.change_live(old_segment, -1);
+            self.segments.remove_live(old_segment, old_live.unwrap_or_default());
             self.locator.count_blob(old_len, Change::Removed);
             if old != location {
                 self.discard(&old);
@@ -162,40 +187,54 @@ impl Engine {
     fn apply_link(&self, repository: RepositoryKey, digest: &Digest, lsn: Lsn, segment: SegmentId) {
         let mut shard = self.locator.write(digest);
         let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
+        if blob.link(repository).is_some_and(|link| link.generation > lsn) {
+            return;
+        }
         let old = blob.insert_link(Link { repository, generation: lsn, segment });
         blob.unlinked_since_ms = 0;
         drop(shard);
-        self.segments.change_live(segment, 1);
+        let live = Link::live(digest.algorithm());
+        self.segments.add_live(segment, live);
         match old {
-            Some(old) => self.segments.change_live(old.segment, -1),
+            Some(old) => self.segments.remove_live(old.segment, live),
             None => self.locator.count_links(1, Change::Added),
         }
     }
 
-    fn apply_unlink(&self, repository: RepositoryKey, digest: &Digest, time_ms: u64) {
+    fn apply_unlink(&self, repository: RepositoryKey, digest: &Digest, lsn: Lsn, time_ms: u64) {
+        self.remove_links(digest, time_ms, |link| link.repository == repository && link.generation < lsn);
+    }
+
+    /// Removes those links of a blob. It is garbage when it had some and has none any more.
+    fn remove_links(&self, digest: &Digest, time_ms: u64, goes: impl Fn(&Link) -> bool) {
         let mut shard = self.locator.write(digest);
         let Some(blob) = shard.blobs.get_mut(digest) else { return };
-        let Some(old) = blob.remove_link(repository) else { return };
-        let unlinked = blob.links.is_empty();
+        let removed: Vec<Link> = blob.links.extract_if(.., |link| goes(link)).collect();
+        let unlinked = blob.links.is_empty() && !removed.is_empty();
         if unlinked {
             blob.unlinked_since_ms = time_ms.max(1);
         }
         drop(shard);
-        self.segments.change_live(old.segment, -1);
-        self.locator.count_links(1, Change::Removed);
+        for link in &removed {
+            self.segments.remove_live(link.segment, Link::live(digest.algorithm()));
+        }
+        self.locator.count_links(removed.len(), Change::Removed);
         if unlinked {
             lock(&self.garbage).insert((time_ms.max(1), *digest));
         }
     }
 
-    fn apply_delete(&self, digest: &Digest) {
-        let Some(blob) = self.locator.write(digest).blobs.remove(digest) else { return };
-        for link in &blob.links {
-            self.segments.change_live(link.segment, -1);
+    fn apply_delete(&self, digest: &Digest, lsn: Lsn, time_ms: u64) {
+        self.remove_links(digest, time_ms, |link| link.generation < lsn);
+        let mut shard = self.locator.write(digest);
+        let is_older = |blob: &Blob| blob.links.is_empty() && blob.record_lsn < lsn;
+        if !shard.blobs.get(digest).is_some_and(is_older) {
+            return;
         }
-        self.locator.count_links(blob.links.len(), Change::Removed);
+        let Some(blob) = shard.blobs.remove(digest) else { return };
+        drop(shard);
         if let Some(location) = blob.location {
-            self.segments.change_live(blob.record_segment, -1);
+            self.segments.remove_live(blob.record_segment, blob.live(digest.algorithm()).unwrap_or_default());
             self.locator.count_blob(blob.len_bytes, Change::Removed);
             self.discard(&location);
         }

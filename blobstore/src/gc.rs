@@ -15,7 +15,7 @@ use crate::format::record::Body;
 use crate::locator::SHARDS;
 use crate::log::{Marks, Purpose, Ticket};
 use crate::solo;
-use crate::sync::{Arc, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, Ordering, lock};
 
 /// What a collection gave back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,21 +30,29 @@ pub struct Collected {
     pub orphans: u64,
 }
 
+/// Log segments that were removed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Dropped {
+    pub(crate) segments: u64,
+    pub(crate) bytes: u64,
+}
+
 /// How many candidates are looked at for each that may be deleted in a round.
 const LEASED_SHARE: usize = 16;
 
-/// The right to collect.
-struct Turn<'a>(&'a Engine);
+/// The right to do something that is done once at a time.
+pub(crate) struct Turn<'a>(&'a AtomicBool);
 
 impl Turn<'_> {
-    fn take(engine: &Engine) -> Option<Turn<'_>> {
-        (!engine.collecting.swap(true, Ordering::AcqRel)).then_some(Turn(engine))
+    /// `None` while somebody has it.
+    pub(crate) fn take(taken: &AtomicBool) -> Option<Turn<'_>> {
+        (!taken.swap(true, Ordering::AcqRel)).then_some(Turn(taken))
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.collecting.store(false, Ordering::Release);
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -56,8 +64,7 @@ impl Engine {
             return Err(refusal);
         }
         self.refill_reserve();
-        // One at a time: two would drop the same segments.
-        let Some(_turn) = Turn::take(self).filter(|_| !self.is_fenced(now_ms)) else {
+        let Some(_turn) = Turn::take(&self.collecting).filter(|_| !self.is_fenced(now_ms)) else {
             return Ok(collected);
         };
         self.redate_garbage(now_ms);
@@ -75,7 +82,7 @@ impl Engine {
         for ticket in tickets {
             self.wait(ticket).await?;
         }
-        collected.segments = self.drop_segments(now_ms).await?;
+        collected.segments = self.drop_segments(now_ms).await?.segments;
         collected.orphans = self.sweep_orphans().await;
         // What was given back may be what the reserve needs.
         self.refill_reserve();
@@ -134,8 +141,10 @@ impl Engine {
     }
 
     /// Removes log segments in which nothing counts any more.
-    async fn drop_segments(self: &Arc<Self>, now_ms: u64) -> Result<u64, Refusal> {
-        let mut dropped = 0;
+    pub(crate) async fn drop_segments(self: &Arc<Self>, now_ms: u64) -> Result<Dropped, Refusal> {
+        let mut dropped = Dropped::default();
+        // Collection and compaction would drop the same ones.
+        let Some(_turn) = Turn::take(&self.dropping) else { return Ok(dropped) };
         loop {
             let replay_from = SegmentId(self.replay_from.load(Ordering::Acquire));
             let Some(droppable) = self.segments.droppable(replay_from) else { return Ok(dropped) };
@@ -147,18 +156,22 @@ impl Engine {
                 let ticket = self.log.enqueue(vec![record], Purpose::Reclaim, Marks::default(), now_ms)?;
                 self.wait(ticket).await?;
             }
-            self.segments.remove(droppable.id);
-            if let Some(oldest) = self.segments.oldest() {
-                self.segments.forget_drops_before(oldest);
-            }
             let engine = Arc::clone(self);
             let flushed = self.pool.run(move || {
                 // A file that stays is older than the oldest, or was dropped: the next opening removes it.
                 drop(engine.disk.remove(&droppable.id.log_name()));
-                engine.sync_segment_names()
+                engine.sync_segment_names()?;
+                // Only now that it cannot come back. Until then the next older segment is not the oldest, and tombstones of what
+                // is in this one are kept.
+                engine.segments.remove(droppable.id);
+                if let Some(oldest) = engine.segments.oldest() {
+                    engine.segments.forget_drops_before(oldest);
+                }
+                Ok(())
             });
             flushed.await.unwrap_or(Err(Refusal::Closing))?;
-            dropped += 1;
+            dropped.segments += 1;
+            dropped.bytes += droppable.bytes;
         }
     }
 

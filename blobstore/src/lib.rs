@@ -7,6 +7,7 @@
 
 mod buffer;
 mod checkpoint;
+mod compaction;
 mod completion;
 mod digest;
 pub mod disk;
@@ -16,6 +17,7 @@ pub mod format;
 mod gc;
 mod hasher;
 mod health;
+mod in_flight;
 mod lease;
 mod lending;
 mod locator;
@@ -35,6 +37,7 @@ mod superblock;
 mod sync;
 mod upload;
 
+pub use compaction::{Compacted, LogUse};
 pub use digest::{Algorithm, Digest, DigestError};
 pub use error::{LinkError, OpenError, PutError, ReadError, Refusal, UnlinkError, UploadError};
 pub use gc::Collected;

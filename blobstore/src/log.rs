@@ -23,6 +23,7 @@ use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader};
 use crate::format::superblock::SEGMENT_BYTES_MIN;
 use crate::format::{ALIGN_BYTES, LOG_FOLDER, Lsn, SegmentId, aligned};
 use crate::health::Failed;
+use crate::in_flight::{InFlight, Key};
 use crate::repository::SessionId;
 use crate::segment::table::LogSegment;
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
@@ -58,6 +59,7 @@ struct Queue {
     bytes: usize,
     closing: bool,
     holds: usize,
+    in_flight: InFlight,
 }
 
 /// Records that become durable together or not at all.
@@ -67,7 +69,19 @@ struct Group {
     purpose: Purpose,
     now_ms: u64,
     marks: Marks,
+    /// What copies must not come behind.
+    keys: Vec<Key>,
     done: Completer<Result<(), Refusal>>,
+}
+
+/// What became of a copy.
+pub(crate) enum Copying {
+    /// It is on its way.
+    Enqueued(Ticket),
+    /// A record of the same key is on its way, and may cancel what would be copied.
+    Busy,
+    /// There is nothing to copy any more.
+    Needless,
 }
 
 /// What was marked when the group was enqueued, to be unmarked when it is through, whether or not anybody waits for it.
@@ -141,23 +155,29 @@ impl Log {
         marks: Marks,
         now_ms: u64,
     ) -> Result<Ticket, Refusal> {
-        let bytes: usize = records.iter().map(record_bytes_bound).sum();
-        if aligned(BATCH_HEADER_BYTES + bytes) > BATCH_BYTES_MAX {
-            return Err(Refusal::Overloaded);
-        }
-        let mut queue = lock(&self.queue);
-        if queue.closing {
-            return Err(Refusal::Closing);
-        }
-        if queue.bytes.saturating_add(bytes) > QUEUE_BYTES_MAX {
-            return Err(Refusal::Overloaded);
-        }
-        let (done, ticket) = completion();
-        queue.bytes += bytes;
-        queue.groups.push_back(Group { records, bytes, purpose, now_ms, marks, done });
-        drop(queue);
+        let ticket = lock(&self.queue).push(records, purpose, marks, now_ms)?;
         self.wake.notify_one();
         Ok(ticket)
+    }
+
+    /// Puts copies into the queue, unless it holds a record that may cancel what they say: behind that one they would raise the
+    /// dead. Copies are made while nothing else gets into the queue; those of blobs and links under the lock of their shard as well.
+    pub(crate) fn enqueue_copy(
+        &self,
+        key: &Key,
+        copies: impl FnOnce() -> Option<Vec<NewRecord>>,
+        purpose: Purpose,
+        now_ms: u64,
+    ) -> Result<Copying, Refusal> {
+        let mut queue = lock(&self.queue);
+        if queue.in_flight.has(key) {
+            return Ok(Copying::Busy);
+        }
+        let Some(records) = copies() else { return Ok(Copying::Needless) };
+        let ticket = queue.push(records, purpose, Marks::default(), now_ms)?;
+        drop(queue);
+        self.wake.notify_one();
+        Ok(Copying::Enqueued(ticket))
     }
 
     /// Whether flushing is held back ([`crate::Store::hold_commits`]).
@@ -197,6 +217,13 @@ impl Log {
         groups
     }
 
+    /// The group with these keys is through.
+    fn leave(&self, keys: &[Key]) {
+        if !keys.is_empty() {
+            lock(&self.queue).in_flight.leave(keys);
+        }
+    }
+
     /// Waits for work; `false` when the log was closed and nothing is left.
     fn wait(&self) -> bool {
         let mut queue = lock(&self.queue);
@@ -210,6 +237,33 @@ impl Log {
             }
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+impl Queue {
+    fn push(
+        &mut self,
+        records: Vec<NewRecord>,
+        purpose: Purpose,
+        marks: Marks,
+        now_ms: u64,
+    ) -> Result<Ticket, Refusal> {
+        let bytes: usize = records.iter().map(record_bytes_bound).sum();
+        if aligned(BATCH_HEADER_BYTES + bytes) > BATCH_BYTES_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        if self.closing {
+            return Err(Refusal::Closing);
+        }
+        if self.bytes.saturating_add(bytes) > QUEUE_BYTES_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        let (done, ticket) = completion();
+        let keys = Key::of(&records);
+        self.in_flight.enter(&keys);
+        self.bytes += bytes;
+        self.groups.push_back(Group { records, bytes, purpose, now_ms, marks, keys, done });
+        Ok(ticket)
     }
 }
 
@@ -277,7 +331,7 @@ impl Engine {
         let mut waiters = Vec::new();
         for group in groups {
             records.extend(group.records);
-            waiters.push((group.marks, group.done));
+            waiters.push((group.marks, group.keys, group.done));
         }
         match self.append(writer, records) {
             Ok((batch, place)) => {
@@ -285,14 +339,16 @@ impl Engine {
                     self.apply(record, place, writer.time_ms);
                 }
                 self.remove_abandoned();
-                for (marks, done) in waiters {
+                for (marks, keys, done) in waiters {
                     self.unmark_done(&marks);
+                    self.log.leave(&keys);
                     done.complete(Ok(()));
                 }
             }
             Err(refusal) => {
-                for (marks, done) in waiters {
+                for (marks, keys, done) in waiters {
                     self.unmark_failed(&marks);
+                    self.log.leave(&keys);
                     done.complete(Err(refusal));
                 }
             }
@@ -358,9 +414,9 @@ impl Engine {
         self.sync_segment_names()?;
         writer.next_segment += 1;
         self.give_back_tail(writer.previous);
-        let (epoch, end_bytes) = (self.epoch, HEADER_BYTES as u64);
         let segment =
-            LogSegment { epoch, file: Arc::clone(&file), end_bytes, finished: false, live: 0, tombstones: 0 };
+            LogSegment { finished: false, ..LogSegment::new(self.epoch, writer.next_lsn, Arc::clone(&file)) };
+        let end_bytes = segment.end_bytes;
         self.segments.insert(id, segment);
         let seal = SegmentHeader::seal_of(&bytes);
         writer.current = Some(Current { id, file, offset_bytes: end_bytes, capacity_bytes, seal });
@@ -424,6 +480,7 @@ impl Engine {
     fn fail(&self, groups: Vec<Group>, refusal: Refusal) {
         for group in groups {
             self.unmark_failed(&group.marks);
+            self.log.leave(&group.keys);
             group.done.complete(Err(refusal));
         }
     }

@@ -290,7 +290,7 @@ fn locate(engine: &Engine, repository: RepositoryKey, digest: &Digest) -> Result
 }
 
 /// Sets a blob aside: at once in memory, and in the log for after a restart.
-fn quarantine(engine: &Engine, digest: &Digest, source: &Source) {
+pub(crate) fn quarantine(engine: &Engine, digest: &Digest, source: &Source) {
     let mut shard = engine.locator.write(digest);
     let Some(blob) = shard.blobs.get_mut(digest) else { return };
     // Pushed again or moved meanwhile: what was bad is not what is served.

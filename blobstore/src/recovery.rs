@@ -15,7 +15,7 @@ use crate::format::checkpoint::{CheckpointHeader, Location};
 use crate::format::record::Body;
 use crate::format::seal::{Key, Seal};
 use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader, UNKNOWN_SEAL};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{FORMAT_VERSION, Superblock};
 use crate::format::{INDEX_FOLDER, LOG_FOLDER, Lsn, RESERVE_FOLDER, SegmentId};
 use crate::health::{Damage, Failed, Health, StoreState};
 use crate::lease::Leases;
@@ -157,6 +157,8 @@ fn begin_epoch(
 ) -> Result<Option<Superblock>, OpenError> {
     let newest = segments.values().map(|segment| segment.header.epoch).max().unwrap_or(0);
     let mut next = stored.clone();
+    // A store of an earlier format is one of this format from here on.
+    next.format = FORMAT_VERSION;
     next.epoch = stored.epoch.max(newest) + 1;
     next.sequence += 1;
     next.written_ms = now_ms;
@@ -223,6 +225,9 @@ fn assemble(
         replay_from: AtomicU64::new(u64::MAX),
         quarantines: AtomicU64::new(0),
         collecting: AtomicBool::new(false),
+        compacting: AtomicBool::new(false),
+        dropping: AtomicBool::new(false),
+        compaction: Mutex::default(),
         checkpointing: Mutex::default(),
         swept: Mutex::new(false),
         _lock: lock,
@@ -233,12 +238,11 @@ impl Engine {
     fn insert_segment(&self, segment: &OnDisk) -> Result<(), OpenError> {
         let name = segment.header.id.log_name();
         let file = self.disk.open(&name, Access::Cached).map_err(OpenError::io(&name))?;
-        let epoch = segment.header.epoch;
-        let end_bytes = HEADER_BYTES as u64;
-        self.segments.insert(
-            segment.header.id,
-            LogSegment { epoch, file, end_bytes, finished: true, live: 0, tombstones: 0 },
-        );
+        let first_lsn = match segment.header.content {
+            Content::Log { first_lsn, .. } => first_lsn,
+            Content::Solo { .. } => 0,
+        };
+        self.segments.insert(segment.header.id, LogSegment::new(segment.header.epoch, first_lsn, file));
         Ok(())
     }
 
@@ -389,8 +393,8 @@ impl Engine {
                 if let Some(Location::Solo { segment, .. }) = &blob.location
                     && let Some(session) = sessions.get(segment)
                 {
-                    for held in self.sessions.forget_logged(session) {
-                        self.segments.change_live(held, -1);
+                    for (held, live) in self.sessions.forget_logged(session) {
+                        self.segments.remove_live(held, live);
                     }
                 }
             }

@@ -16,16 +16,21 @@ use std::collections::HashMap;
 use crate::digest::Algorithm;
 use crate::error::UploadError;
 use crate::format::SegmentId;
-use crate::format::record::{HashedOffset, SessionRecord};
+use crate::format::record::{HashedOffset, SESSION_CRCS_MAX, SessionRecord};
 use crate::hasher::Hasher;
 use crate::options::Options;
 use crate::repository::{RepositoryKey, SessionId, Uploader};
+use crate::segment::table::Live;
 use crate::solo::SoloWriter;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
 /// An empty session that nobody used for so long may make room for another. Clients send the first bytes at once; this leaves
 /// them several round trips and a lost packet.
 const EMPTY_KEPT_MS: u64 = 10_000;
+
+/// Compaction leaves sessions with more checksums where they are, and with them the segment, until they end: all that is said of a
+/// session anew must fit one batch. These are 4 MiB, of 256 GiB uploaded.
+const MOVED_CRCS_MAX: usize = 1 << 20;
 
 /// An empty session that nobody used for so long is over, whatever the idle time of sessions is: there is nothing in it to come
 /// back for, and beginning another costs one request. Long enough for a client that began all of its sessions first, and is
@@ -111,8 +116,17 @@ fn make_room(
 pub(crate) struct Logged {
     /// The newest record, with the checksums of all records before it.
     pub(crate) record: SessionRecord,
-    /// The log segments with its records, each once.
-    pub(crate) segments: Vec<SegmentId>,
+    /// The log segments with its records, each once, with what its records take there. A state that a later record in the same
+    /// segment replaced counts as well: its checksums still do.
+    pub(crate) segments: Vec<(SegmentId, Live)>,
+}
+
+/// What a SESSION record changed of what counts in the log.
+pub(crate) struct Taken {
+    /// In the segment with the record.
+    pub(crate) more: Live,
+    /// What counts no more.
+    pub(crate) replaced: Vec<(SegmentId, Live)>,
 }
 
 /// The state of a session, owned by whoever writes to it.
@@ -292,8 +306,9 @@ impl Sessions {
         slots.values().filter(|slot| slot.repository == repository && !slot.is_over()).count()
     }
 
-    /// Takes in a durable SESSION record; says whether it is the session's first in that log segment.
-    pub(crate) fn log(&self, record: &SessionRecord, segment: SegmentId) -> bool {
+    /// Takes in a durable SESSION record, which takes `bytes` of that log segment. Several records of a session in a segment are
+    /// one state. One that begins with the first checksum says all there is to say: those before it count no more.
+    pub(crate) fn log(&self, record: &SessionRecord, segment: SegmentId, bytes: u64) -> Taken {
         let mut logged = lock(&self.logged);
         let entry = logged.entry(record.session).or_insert_with(|| Logged {
             record: SessionRecord { first_block: 0, crcs: Vec::new(), ..record.clone() },
@@ -307,15 +322,44 @@ impl Sessions {
             crcs.extend_from_slice(&record.crcs);
         }
         entry.record = SessionRecord { first_block: 0, crcs, ..record.clone() };
-        let first = !entry.segments.contains(&segment);
-        if first {
-            entry.segments.push(segment);
+        let replaced = if first_block == 0 { std::mem::take(&mut entry.segments) } else { Vec::new() };
+        let mut more = Live::record(bytes);
+        if let Some((_, live)) = entry.segments.iter_mut().find(|(held, _)| *held == segment) {
+            more.records = 0;
+            live.bytes += more.bytes;
+        } else {
+            entry.segments.push((segment, more));
         }
-        first
+        Taken { more, replaced }
     }
 
-    /// Forgets what was logged, and a session that is over; gives the log segments with its records.
-    pub(crate) fn forget_logged(&self, id: &SessionId) -> Vec<SegmentId> {
+    /// Whether a record of the session in that log segment counts.
+    pub(crate) fn counts_in(&self, id: &SessionId, segment: SegmentId) -> bool {
+        let logged = lock(&self.logged);
+        logged.get(id).is_some_and(|it| it.segments.iter().any(|(held, _)| *held == segment))
+    }
+
+    /// The session as the log has it, in records that say all of it anew; `None` when none of its records in that segment counts,
+    /// or when it has more checksums than [`MOVED_CRCS_MAX`].
+    pub(crate) fn said_anew(&self, id: &SessionId, segment: SegmentId) -> Option<Vec<SessionRecord>> {
+        let logged = lock(&self.logged);
+        let logged = logged.get(id).filter(|it| it.segments.iter().any(|(held, _)| *held == segment))?;
+        let crcs = &logged.record.crcs;
+        if crcs.len() > MOVED_CRCS_MAX {
+            return None;
+        }
+        let runs = crcs.len().div_ceil(SESSION_CRCS_MAX).max(1);
+        let said = (0..runs).map(|run| {
+            let from = run * SESSION_CRCS_MAX;
+            let to = (from + SESSION_CRCS_MAX).min(crcs.len());
+            let first_block = u32::try_from(from).unwrap_or(u32::MAX);
+            SessionRecord { first_block, crcs: crcs[from..to].to_vec(), ..logged.record.clone() }
+        });
+        Some(said.collect())
+    }
+
+    /// Forgets what was logged, and a session that is over; gives the log segments with its records, and what these took.
+    pub(crate) fn forget_logged(&self, id: &SessionId) -> Vec<(SegmentId, Live)> {
         let mut slots = lock(&self.slots);
         if slots.get(id).is_some_and(Slot::is_over) {
             slots.remove(id);

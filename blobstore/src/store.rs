@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use crate::compaction::{Compacted, LogUse};
 use crate::digest::{Algorithm, Digest};
 use crate::disk::{Counters, Disk};
 use crate::engine::Engine;
@@ -57,6 +58,8 @@ pub struct Stats {
     pub session_memory_bytes: u64,
     /// Log segments.
     pub log_segments: u64,
+    /// What the log takes, and what compaction could give back.
+    pub log: LogUse,
     /// Blobs without link, waiting for their grace time.
     pub garbage: u64,
     /// Blobs that were found damaged since the opening.
@@ -488,6 +491,16 @@ impl Store {
         self.engine.collect(now_ms, budget).await
     }
 
+    /// Rewrites log segments that are mostly dead, so that they can go, until `budget_bytes` were read and written or nothing is
+    /// left that is worth it; it may be a portion of some hundred KiB more. [`Compacted::more`] says that there is more. What is
+    /// behind the last checkpoint is left alone. Dropping it is safe, and does part of the work again.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn compact(&self, now_ms: u64, budget_bytes: u64) -> Result<Compacted, Refusal> {
+        self.engine.compact(now_ms, budget_bytes).await
+    }
+
     /// Writes a checkpoint, on a storage thread, while commits go on.
     ///
     /// # Errors
@@ -561,6 +574,7 @@ impl Store {
             sessions: engine.sessions.count() as u64,
             session_memory_bytes: engine.sessions.memory_bytes.load(Ordering::Relaxed),
             log_segments: engine.segments.len() as u64,
+            log: engine.log_use(),
             garbage: lock(&engine.garbage).len() as u64,
             quarantines: engine.quarantines.load(Ordering::Relaxed),
             disk: engine.disk.counters(),

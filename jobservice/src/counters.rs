@@ -11,6 +11,10 @@ pub struct Counters {
     collected_blobs: AtomicU64,
     collected_bytes: AtomicU64,
     collected_segments: AtomicU64,
+    compacted_segments: AtomicU64,
+    compaction_copied_bytes: AtomicU64,
+    compaction_freed_bytes: AtomicU64,
+    compaction_ms: AtomicU64,
     checkpoints: AtomicU64,
     passes: AtomicU64,
     unclaimed: AtomicU64,
@@ -77,6 +81,26 @@ impl Counters {
         /// Log segments that were given back.
         collected_segments,
         add_collected_segments
+    );
+    counter!(
+        /// Log segments that compaction gave back.
+        compacted_segments,
+        add_compacted_segments
+    );
+    counter!(
+        /// Bytes that compaction wrote.
+        compaction_copied_bytes,
+        add_compaction_copied_bytes
+    );
+    counter!(
+        /// Bytes of the log segments that compaction gave back.
+        compaction_freed_bytes,
+        add_compaction_freed_bytes
+    );
+    counter!(
+        /// Milliseconds that compaction was at work, its pauses left out.
+        compaction_ms,
+        add_compaction_ms
     );
     counter!(
         /// Checkpoints written.

@@ -8,6 +8,7 @@
 
 mod checkpoint;
 mod collection;
+mod compaction;
 mod counters;
 mod expiry;
 mod job;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoint, REPLAY_BYTES_MAX};
 use crate::collection::Collection;
+use crate::compaction::{BYTES_PER_SEC, Compaction};
 use crate::counters::Counters;
 use crate::expiry::Expiry;
 use crate::job::Job;
@@ -31,6 +32,10 @@ pub struct JobsOptions {
     pub expiry_pause: Duration,
     /// Garbage to collect.
     pub collection_pause: Duration,
+    /// Log segments to compact.
+    pub compaction_pause: Duration,
+    /// What compaction may read and write in a second, in bytes; 0 for no compaction.
+    pub compaction_bytes_per_sec: u64,
     /// Log to bound.
     pub checkpoint_pause: Duration,
     /// Catalog and links to compare: a pass reads all of both.
@@ -45,6 +50,8 @@ impl Default for JobsOptions {
             outbox_pause: Duration::from_secs(1),
             expiry_pause: Duration::from_secs(60),
             collection_pause: Duration::from_secs(10),
+            compaction_pause: Duration::from_secs(10),
+            compaction_bytes_per_sec: BYTES_PER_SEC,
             checkpoint_pause: Duration::from_secs(10),
             reconcile_pause: Duration::from_secs(3_600),
             trust_store: false,
@@ -175,6 +182,13 @@ impl Starter {
         let store = Arc::clone(&self.store);
         let counters = Arc::clone(&self.counters);
         self.start(Collection { store, context: context.clone(), counters }, options.collection_pause);
+        let compaction = Compaction {
+            store: Arc::clone(&self.store),
+            context: context.clone(),
+            counters: Arc::clone(&self.counters),
+            bytes_per_sec: options.compaction_bytes_per_sec,
+        };
+        self.start(compaction, options.compaction_pause);
         let reconcile = Reconcile {
             store: Arc::clone(&self.store),
             outbox: sources.outbox.clone(),

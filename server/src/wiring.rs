@@ -109,6 +109,7 @@ fn jobs_options(config: &Config) -> JobsOptions {
     JobsOptions {
         expiry_pause: Duration::from_secs(config.uploads.sweep_secs),
         trust_store: config.storage.trust_store,
+        compaction_bytes_per_sec: config.storage.compaction_bytes_per_sec,
         ..JobsOptions::default()
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 pub(super) fn collection() -> Row {
-    let mut row = Row::new(
+    Row::new(
         "GC of large blobs",
         vec![Case {
             name: "gc-large",
@@ -87,12 +87,7 @@ pub(super) fn collection() -> Row {
             flushes: Flushes::Uncounted,
             prepare: collect,
         }],
-    );
-    row.unmeasured.push(super::Unmeasured {
-        goal: "inline blobs: <= 1 byte copied per dead byte",
-        why: "needs a soak under churn",
-    });
-    row
+    )
 }
 
 enum Committer {

@@ -12,6 +12,7 @@
 
 use bytes::Bytes;
 
+use super::footprint::PAYLOAD_ALIGN_BYTES;
 use super::payload::{PAYLOAD_HEADER_BYTES, PayloadHeader};
 use super::record::{Body, Record};
 use super::seal::{Key, Kind, Place, SEAL_BYTES, Seal};
@@ -30,18 +31,17 @@ pub const BATCH_BYTES_SOFT: usize = 8 * 1024 * 1024;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TFBT");
 const SEAL_OFFSET: usize = 64;
-const PAYLOAD_ALIGN_BYTES: usize = 64;
 /// Set when the batch stands in the place of a damaged range, or before a place where the chain of seals was broken. Its length is
 /// bounded by the segment only, and the batch behind it does not continue its seal.
 const FLAG_REPAIRED: u32 = 1;
 
-/// A record on its way into a batch, with the payload that a [`Body::Blob`] brings. Its LSN and payload offset are set when
+/// A record on its way into a batch, with the payload that a [`Body::Blob`] or a copy of one brings. Its LSN and payload offset are set when
 /// the batch is made.
 #[derive(Clone, Debug)]
 pub struct NewRecord {
     /// What it says.
     pub body: Body,
-    /// The bytes of a [`Body::Blob`]; empty for every other.
+    /// The bytes of a [`Body::Blob`], or of the one copied; empty for every other.
     pub payload: Bytes,
 }
 
@@ -71,9 +71,9 @@ pub struct Batch {
 
 /// An upper bound of the bytes that `record` takes in a batch.
 pub fn record_bytes_bound(record: &NewRecord) -> usize {
-    // The longest record besides SESSION is SOLO with a 64-byte digest, 144 bytes.
-    let body = if let Body::Session(session) = &record.body { 600 + session.crcs.len() * 4 } else { 160 };
-    let payload = if matches!(record.body, Body::Blob { .. }) {
+    // The longest record besides SESSION is the copy of a SOLO with a 64-byte digest, 160 bytes.
+    let body = if let Body::Session(session) = &record.body { 600 + session.crcs.len() * 4 } else { 176 };
+    let payload = if matches!(record.body.said(), Body::Blob { .. }) {
         PAYLOAD_HEADER_BYTES + record.payload.len() + PAYLOAD_ALIGN_BYTES
     } else {
         0
@@ -94,7 +94,7 @@ pub fn encode(key: &Key, position: Position, new: Vec<NewRecord>) -> Batch {
     let records_len = bytes.len() - BATCH_HEADER_BYTES;
     let mut offset = bytes.len();
     for (record, payload) in records.iter_mut().zip(&payloads) {
-        if let Body::Blob { payload_offset_bytes, .. } = &mut record.body {
+        if let Some(payload_offset_bytes) = record.body.payload_offset_mut() {
             offset = offset.next_multiple_of(PAYLOAD_ALIGN_BYTES);
             *payload_offset_bytes = len_u32(offset);
             offset += PAYLOAD_HEADER_BYTES + payload.len();
@@ -104,7 +104,7 @@ pub fn encode(key: &Key, position: Position, new: Vec<NewRecord>) -> Batch {
     bytes.reserve(aligned(offset));
     records.iter().for_each(|record| record.encode(&mut bytes));
     for (record, payload) in records.iter().zip(&payloads) {
-        if let Body::Blob { digest, payload_offset_bytes, .. } = &record.body {
+        if let Body::Blob { digest, payload_offset_bytes, .. } = record.body.said() {
             bytes.resize(bytes.len().next_multiple_of(PAYLOAD_ALIGN_BYTES), 0);
             let place = payload_place(position.place, *payload_offset_bytes);
             PayloadHeader::encode(&mut bytes, key, place, digest, payload);
@@ -298,6 +298,7 @@ impl ValidBatch {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Copied;
     use super::*;
     use crate::digest::{Algorithm, Digest};
 
@@ -313,13 +314,16 @@ mod tests {
         let position = Position { place, first_lsn: 100, previous: [9; 32], time_ms: 5 };
         let mut new: Vec<NewRecord> = super::super::record::tests::samples()
             .into_iter()
-            .filter(|body| !matches!(body, Body::Blob { .. }))
+            .filter(|body| !matches!(body.said(), Body::Blob { .. }))
             .map(|body| NewRecord { body, payload: Bytes::new() })
             .collect();
         for payload in [&b"first"[..], b"", b"second one"] {
             let digest = Digest::of(Algorithm::Sha256, payload);
             let body = Body::Blob { digest, len_bytes: len_u32(payload.len()), payload_offset_bytes: 0 };
-            new.push(NewRecord { body, payload: Bytes::copy_from_slice(payload) });
+            let copied = Body::Copy(Box::new(Copied { lsn: 3, time_ms: 4, body: body.clone() }));
+            for body in [body, copied] {
+                new.push(NewRecord { body, payload: Bytes::copy_from_slice(payload) });
+            }
         }
         let bound: usize = new.iter().map(record_bytes_bound).sum();
         let batch = encode(&key, position, new);
@@ -336,7 +340,7 @@ mod tests {
         assert!(valid.continues(&[9; 32]) && !valid.continues(&[8; 32]));
         let mut payloads = 0;
         for record in &valid.records {
-            if let Body::Blob { digest, len_bytes, payload_offset_bytes } = &record.body {
+            if let Body::Blob { digest, len_bytes, payload_offset_bytes } = record.body.said() {
                 let place = payload_place(position.place, *payload_offset_bytes);
                 let start = *payload_offset_bytes as usize;
                 let header = PayloadHeader::decode(&batch.bytes[start..], &key, place).unwrap();
@@ -346,7 +350,7 @@ mod tests {
                 payloads += 1;
             }
         }
-        assert_eq!(payloads, 3);
+        assert_eq!(payloads, 6);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Records: what the main log is made of.
 //!
 //! A record is absolute ("this link stands since LSN 7"), never a difference, so replaying one twice changes nothing, and
-//! of two records of one key the one with the higher LSN counts.
+//! of two records of one key the one with the higher LSN counts. A COPY, which compaction writes, says what another record
+//! said, and counts with the LSN of that one.
 //!
 //! ```text
 //!   0 u8 type    1 u8 version    2 u16 length of the record, a multiple of 8    4 u32 zero    8 u64 lsn    16 body, zero-padded
@@ -100,6 +101,30 @@ pub enum Body {
     Seal,
     /// A repair put this batch in the place of a damaged range; what that range said is lost.
     Repaired,
+    /// What a record said that stood in another log segment, and counts still.
+    Copy(Box<Copied>),
+}
+
+/// A record that was moved to the end of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// The LSN that it was written with: against other records of its key it counts with this one.
+    pub lsn: Lsn,
+    /// When the batch that it was written in was made, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What it said: a BLOB, SOLO, LINK, UNLINK, DELETE or SESSION_END. The payload of a BLOB lies in the batch with the copy.
+    pub body: Body,
+}
+
+/// What a record says, wherever it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    /// The LSN that it counts with.
+    pub lsn: Lsn,
+    /// When it was said, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What; never a [`Body::Copy`].
+    pub body: &'a Body,
 }
 
 /// Where an upload session with a solo file stands.
@@ -150,13 +175,55 @@ impl Body {
             Body::SegmentDrop { .. } => 9,
             Body::Seal => 10,
             Body::Repaired => 11,
+            Body::Copy(_) => 12,
+        }
+    }
+
+    /// Whether it can stand in a [`Body::Copy`]. Others are said anew, or not at all.
+    const fn is_copied(&self) -> bool {
+        match self {
+            Body::Blob { .. }
+            | Body::Solo { .. }
+            | Body::Link { .. }
+            | Body::Unlink { .. }
+            | Body::Delete { .. }
+            | Body::SessionEnd { .. } => true,
+            Body::Corrupt { .. }
+            | Body::Session(_)
+            | Body::SegmentDrop { .. }
+            | Body::Seal
+            | Body::Repaired
+            | Body::Copy(_) => false,
+        }
+    }
+
+    /// What it says, without the copy around it.
+    pub fn said(&self) -> &Body {
+        if let Body::Copy(copied) = self { &copied.body } else { self }
+    }
+
+    /// Where the payload that comes with it is told to lie, in bytes from the start of its batch.
+    pub(super) fn payload_offset_mut(&mut self) -> Option<&mut u32> {
+        match self {
+            Body::Blob { payload_offset_bytes, .. } => Some(payload_offset_bytes),
+            Body::Copy(copied) => copied.body.payload_offset_mut(),
+            Body::Solo { .. }
+            | Body::Link { .. }
+            | Body::Unlink { .. }
+            | Body::Delete { .. }
+            | Body::Corrupt { .. }
+            | Body::Session(_)
+            | Body::SessionEnd { .. }
+            | Body::SegmentDrop { .. }
+            | Body::Seal
+            | Body::Repaired => None,
         }
     }
 
     /// Whether the record cancels records that may lie in older segments. A segment that holds one is not dropped while
     /// an older segment exists.
-    pub const fn is_tombstone(&self) -> bool {
-        match self {
+    pub fn is_tombstone(&self) -> bool {
+        match self.said() {
             Body::Unlink { .. }
             | Body::Delete { .. }
             | Body::Corrupt { .. }
@@ -167,12 +234,22 @@ impl Body {
             | Body::Link { .. }
             | Body::Session(_)
             | Body::Seal
-            | Body::Repaired => false,
+            | Body::Repaired
+            | Body::Copy(_) => false,
         }
     }
 }
 
 impl Record {
+    /// What the record says. `time_ms` is when its batch was made.
+    pub fn said(&self, time_ms: u64) -> Said<'_> {
+        if let Body::Copy(copied) = &self.body {
+            Said { lsn: copied.lsn, time_ms: copied.time_ms, body: &copied.body }
+        } else {
+            Said { lsn: self.lsn, time_ms, body: &self.body }
+        }
+    }
+
     /// Appends the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
@@ -231,6 +308,13 @@ fn encode_body(body: &Body, out: &mut Vec<u8>) {
         Body::SessionEnd { session } => out.extend_from_slice(session.bytes()),
         Body::SegmentDrop { segment } => out.extend_from_slice(&segment.0.to_le_bytes()),
         Body::Seal | Body::Repaired => {}
+        Body::Copy(copied) => {
+            assert!(copied.body.is_copied(), "compaction copies no other records");
+            out.extend_from_slice(&copied.lsn.to_le_bytes());
+            out.extend_from_slice(&copied.time_ms.to_le_bytes());
+            out.extend_from_slice(&u64::from(copied.body.number()).to_le_bytes());
+            encode_body(&copied.body, out);
+        }
     }
 }
 
@@ -254,6 +338,12 @@ fn decode_body(number: u8, fields: &mut Fields<'_>) -> Option<Body> {
         9 => Body::SegmentDrop { segment: SegmentId(fields.u64()?) },
         10 => Body::Seal,
         11 => Body::Repaired,
+        12 => {
+            let (lsn, time_ms) = (fields.u64()?, fields.u64()?);
+            let copied = u8::try_from(fields.u64()?).ok().filter(|number| *number != 12)?;
+            let body = decode_body(copied, fields)?;
+            body.is_copied().then(|| Body::Copy(Box::new(Copied { lsn, time_ms, body })))?
+        }
         _ => return None,
     })
 }
@@ -368,7 +458,48 @@ pub(super) mod tests {
             Body::SegmentDrop { segment: SegmentId(12) },
             Body::Seal,
             Body::Repaired,
+            copy(Body::Blob { digest: long, len_bytes: 9, payload_offset_bytes: 512 }),
+            copy(Body::Solo {
+                digest: long,
+                len_bytes: 1 << 40,
+                segment: SegmentId(9),
+                epoch: 2,
+                trailer: [7; 32],
+            }),
+            copy(Body::Link { repository, digest }),
+            copy(Body::Unlink { repository, digest: long }),
+            copy(Body::Delete { digest: long }),
+            copy(Body::SessionEnd { session }),
         ]
+    }
+
+    fn copy(body: Body) -> Body {
+        Body::Copy(Box::new(Copied { lsn: 1 << 40, time_ms: 1 << 41, body }))
+    }
+
+    #[test]
+    fn a_copy_says_what_the_original_said_and_counts_with_its_lsn() {
+        let body = Body::Delete { digest: Digest::of(Algorithm::Sha256, b"x") };
+        let original = Record { lsn: 1 << 40, body: body.clone() };
+        let copied = Record { lsn: 1 << 42, body: copy(body.clone()) };
+        for said in [original.said(1 << 41), copied.said(1 << 43)] {
+            assert_eq!((said.lsn, said.time_ms, said.body), (1 << 40, 1 << 41, &body));
+        }
+        assert!(copied.body.is_tombstone());
+    }
+
+    #[test]
+    fn a_copy_of_a_copy_and_of_what_is_never_copied_is_refused() {
+        let mut out = Vec::new();
+        Record { lsn: 1, body: copy(Body::Delete { digest: Digest::of(Algorithm::Sha256, b"x") }) }
+            .encode(&mut out);
+        for (number, accepted) in (0..=255_u8).map(|number| (number, number == 5)) {
+            let mut changed = out.clone();
+            changed[RECORD_HEADER_BYTES + 16] = number;
+            let decoded = Record::decode(&changed);
+            let is_copied = decoded.is_some_and(|(record, _)| record.body.said().is_copied());
+            assert_eq!(is_copied, accepted, "{number}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 
 use std::io;
 
+use bytes::Bytes;
+
 use crate::buffer::AlignedBuffer;
 use crate::disk::File;
 use crate::format::batch::{BATCH_HEADER_BYTES, RawBatchHeader, ValidBatch, payload_place};
@@ -174,7 +176,7 @@ pub fn damaged_payloads(file: &dyn File, key: &Key, batch: &ValidBatch) -> io::R
     let mut window = Window::new(file)?;
     let mut damaged = Vec::new();
     for record in &batch.records {
-        let Body::Blob { digest, len_bytes, payload_offset_bytes } = &record.body else { continue };
+        let Body::Blob { digest, len_bytes, payload_offset_bytes } = record.body.said() else { continue };
         let place = payload_place(batch.place, *payload_offset_bytes);
         let len = usize::try_from(*len_bytes).unwrap_or(usize::MAX);
         if !payload_is_intact(&mut window, key, place, digest, len)? {
@@ -182,6 +184,27 @@ pub fn damaged_payloads(file: &dyn File, key: &Key, batch: &ValidBatch) -> io::R
         }
     }
     Ok(damaged)
+}
+
+/// Reads payloads of a segment, one behind the other.
+pub(crate) struct Payloads<'a> {
+    window: Window<'a>,
+    key: &'a Key,
+}
+
+impl<'a> Payloads<'a> {
+    pub(crate) fn new(file: &'a dyn File, key: &'a Key) -> io::Result<Payloads<'a>> {
+        Ok(Payloads { window: Window::new(file)?, key })
+    }
+
+    /// The payload whose header lies at `place`; `None` when it is not what was written.
+    pub(crate) fn read(&mut self, place: Place, digest: &Digest, len: usize) -> io::Result<Option<Bytes>> {
+        if !payload_is_intact(&mut self.window, self.key, place, digest, len)? {
+            return Ok(None);
+        }
+        let start = place.offset_bytes + PAYLOAD_HEADER_BYTES as u64;
+        Ok(self.window.fetch(start, len)?.map(Bytes::copy_from_slice))
+    }
 }
 
 fn payload_is_intact(

@@ -1,12 +1,13 @@
 //! The table of log segments that exist: handles for readers, and what is still live in each.
 //!
 //! What must stay true: a segment is dropped only when nothing in it is live, the checkpoint no longer needs it, and either it
-//! holds no tombstone or no older segment exists whose records its tombstones cancel.
+//! holds no tombstone, or no older segment exists whose records its tombstones cancel, or compaction copied its tombstones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::disk::File;
-use crate::format::SegmentId;
+use crate::format::segment::HEADER_BYTES;
+use crate::format::{Lsn, SegmentId};
 use crate::sync::{Arc, RwLock, read, write};
 
 /// A log segment.
@@ -14,16 +15,54 @@ use crate::sync::{Arc, RwLock, read, write};
 pub(crate) struct LogSegment {
     /// Epoch of its header.
     pub(crate) epoch: u32,
+    /// LSN of its first record; 0 when its header is damaged.
+    pub(crate) first_lsn: Lsn,
     /// For reading, through the page cache.
     pub(crate) file: Arc<dyn File>,
     /// Offset behind its last batch.
     pub(crate) end_bytes: u64,
     /// Whether nothing more is appended.
     pub(crate) finished: bool,
-    /// Blobs, links and session states whose record lies here and still counts.
-    pub(crate) live: i64,
+    /// What here still counts.
+    pub(crate) live: Live,
     /// Records here that cancel others.
     pub(crate) tombstones: u64,
+    /// No tombstone here counts with a higher LSN. The highest there is when it is known from a checkpoint alone.
+    pub(crate) newest_tombstone: Lsn,
+    /// Whether compaction copied all that counts, tombstones as well.
+    pub(crate) compacted: bool,
+}
+
+impl LogSegment {
+    /// A segment in which nothing is known to be live, and which is not written to any more unless `finished` is changed.
+    pub(crate) fn new(epoch: u32, first_lsn: Lsn, file: Arc<dyn File>) -> LogSegment {
+        LogSegment {
+            epoch,
+            first_lsn,
+            file,
+            end_bytes: HEADER_BYTES as u64,
+            finished: true,
+            live: Live::default(),
+            tombstones: 0,
+            newest_tombstone: 0,
+            compacted: false,
+        }
+    }
+}
+
+/// Blobs, links and session states whose record still counts. What is dead in a segment is the rest of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub(crate) records: i64,
+    /// What these take ([`crate::format::footprint`]).
+    pub(crate) bytes: i64,
+}
+
+impl Live {
+    /// One record.
+    pub(crate) fn record(bytes: u64) -> Live {
+        Live { records: 1, bytes: i64::try_from(bytes).unwrap_or(i64::MAX) }
+    }
 }
 
 /// All log segments.
@@ -62,16 +101,41 @@ impl Table {
         read(&self.inner).segments.get(&id).map(|segment| Arc::clone(&segment.file))
     }
 
-    pub(crate) fn change_live(&self, id: SegmentId, change: i64) {
+    pub(crate) fn add_live(&self, id: SegmentId, live: Live) {
         if let Some(segment) = write(&self.inner).segments.get_mut(&id) {
-            segment.live += change;
+            segment.live.records += live.records;
+            segment.live.bytes += live.bytes;
         }
     }
 
-    pub(crate) fn add_tombstone(&self, id: SegmentId) {
+    pub(crate) fn remove_live(&self, id: SegmentId, live: Live) {
+        self.add_live(id, Live { records: -live.records, bytes: -live.bytes });
+    }
+
+    /// Counts a tombstone that counts with that LSN.
+    pub(crate) fn add_tombstone(&self, id: SegmentId, lsn: Lsn) {
         if let Some(segment) = write(&self.inner).segments.get_mut(&id) {
             segment.tombstones += 1;
+            segment.newest_tombstone = segment.newest_tombstone.max(lsn);
         }
+    }
+
+    /// Notes that copies of everything in the segment that counts are durable.
+    pub(crate) fn mark_compacted(&self, id: SegmentId) {
+        if let Some(segment) = write(&self.inner).segments.get_mut(&id) {
+            segment.compacted = true;
+        }
+    }
+
+    /// The LSN up to which tombstones of the segment `id` cancel nothing that another segment holds.
+    pub(crate) fn horizon(&self, id: SegmentId) -> Lsn {
+        let inner = read(&self.inner);
+        let others = inner.segments.iter().filter(|(other, _)| **other != id);
+        others.map(|(_, segment)| segment.first_lsn).min().unwrap_or(Lsn::MAX)
+    }
+
+    pub(crate) fn live(&self, id: SegmentId) -> Option<Live> {
+        read(&self.inner).segments.get(&id).map(|segment| segment.live)
     }
 
     pub(crate) fn advance(&self, id: SegmentId, end_bytes: u64) {
@@ -89,6 +153,7 @@ impl Table {
     pub(crate) fn set_tombstones(&self, id: SegmentId, tombstones: u64) {
         if let Some(segment) = write(&self.inner).segments.get_mut(&id) {
             segment.tombstones = tombstones;
+            segment.newest_tombstone = if tombstones == 0 { 0 } else { Lsn::MAX };
         }
     }
 
@@ -126,8 +191,8 @@ impl Table {
             .segments
             .range(..replay_from)
             .find(|(id, segment)| {
-                let free_of_tombstones = segment.tombstones == 0 || Some(**id) == oldest;
-                segment.finished && segment.live <= 0 && free_of_tombstones
+                let free_of_tombstones = segment.tombstones == 0 || Some(**id) == oldest || segment.compacted;
+                segment.finished && segment.live.records <= 0 && free_of_tombstones
             })
             .map(|(id, segment)| Droppable { id: *id, oldest: Some(*id) == oldest, bytes: segment.end_bytes })
     }

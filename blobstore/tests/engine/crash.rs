@@ -23,6 +23,9 @@ const RECOVERIES_ONE_IN: u64 = 12;
 /// One crash in so many is followed by power loss when the store is open again.
 const LOSSES_AFTER_ONE_IN: u64 = 3;
 
+/// One crash in so many takes the checkpoints as well: the log alone says all there is to say.
+const LOG_ALONE_ONE_IN: u64 = 3;
+
 /// One crash in so many is followed by finishing all sessions, deleting everything, and collecting.
 const DRAINS_ONE_IN: u64 = 10;
 
@@ -93,6 +96,12 @@ fn crash(moment: &SimDisk, expected: &Expected<'_>, survival: u64) -> Outcome<u6
     };
     let mut points = 1;
     let mut world = examine(&crashed(), expected)?;
+    if (survival / LOSSES_AFTER_ONE_IN).is_multiple_of(LOG_ALONE_ONE_IN) {
+        let disk = crashed();
+        lose_checkpoints(&disk);
+        examine(&disk, expected).map_err(|error| format!("from the log alone: {error}"))?;
+        points += 1;
+    }
     if survival.is_multiple_of(LOSSES_AFTER_ONE_IN) {
         // What a reopened store has shown stays, also when it shows what the process before had not flushed.
         let shown = world.model.clone();
@@ -131,6 +140,13 @@ fn crash(moment: &SimDisk, expected: &Expected<'_>, survival: u64) -> Outcome<u6
         }
     }
     Ok(points)
+}
+
+/// Takes everything away that is derived from the log.
+fn lose_checkpoints(disk: &SimDisk) {
+    for (name, _) in disk.files().iter().filter(|(name, _)| name.starts_with("index/")) {
+        disk.uproot(name);
+    }
 }
 
 fn reopen(disk: &SimDisk, expected: &Expected<'_>) -> Outcome<World> {

@@ -11,6 +11,7 @@ mod cachedamage;
 mod canary;
 mod catalog;
 mod clock;
+mod compaction;
 mod concurrent;
 mod corruption;
 mod crash;

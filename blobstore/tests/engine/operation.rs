@@ -52,6 +52,8 @@ pub(crate) enum Op {
     Expire,
     /// Collects garbage.
     Collect { budget: u8 },
+    /// Compacts the log until so many KiB were read and written.
+    Compact { kib: u16 },
     /// Writes a checkpoint.
     Checkpoint,
     /// Several commits ([`Op::Push`], [`Op::Put`], [`Op::Mount`], [`Op::Unlink`]) that arrive at the same time.
@@ -87,6 +89,7 @@ fn episode(crashes: Crashes) -> impl Strategy<Value = Vec<Op>> {
         2 => life(),
         1 => manifest(),
         1 => filling(),
+        1 => aging(crashes),
     ]
 }
 
@@ -157,7 +160,7 @@ fn life() -> impl Strategy<Value = Vec<Op>> {
             life.push(Op::Tick { ms });
             life.push(Op::Collect { budget: 100 });
             if checkpoint {
-                life.extend([Op::Checkpoint, Op::Collect { budget: 1 }]);
+                life.extend([Op::Checkpoint, Op::Collect { budget: 1 }, COMPACT_ALL]);
             }
             life
         },
@@ -191,10 +194,43 @@ fn filling() -> impl Strategy<Value = Vec<Op>> {
         }
         if checkpoint {
             filling.extend([Op::Checkpoint, Op::Tick { ms: 2_500 }, Op::Collect { budget: 100 }]);
+            filling.push(COMPACT_ALL);
         }
         filling
     })
 }
+
+/// Links that are made, renewed and removed in log segments of their own, which are then compacted in whatever order the engine
+/// likes: what raises the dead, if anything does.
+fn aging(crashes: Crashes) -> impl Strategy<Value = Vec<Op>> {
+    let small = || prop_oneof![6 => 0..SMALL, 1 => 11..ALL];
+    let step = (repository(), repository(), small(), small(), 0..7_u8).prop_map(
+        |(repository, other, blob, unrelated, what)| match what {
+            0 => vec![Op::Push { repository, blob }],
+            1 => vec![Op::Mount { from: repository, to: other, blob }],
+            2 => vec![Op::Unlink { repository, blob }],
+            3 => vec![Op::Push { repository: other, blob: unrelated }, Op::Unlink { repository, blob }],
+            4 => vec![Op::Unlink { repository, blob }, Op::Tick { ms: 2_500 }, Op::Collect { budget: 100 }],
+            5 => vec![Op::Put { repository, blob: unrelated % SMALL, needs: vec![blob], pins: 0 }],
+            _ => vec![Op::UnlinkIf { repository, blob, stale: false }],
+        },
+    );
+    // Every opening begins a segment.
+    let segment = (vec(step, 1..4), interruption(crashes), any::<[bool; 2]>(), 1..2_000_u16).prop_map(
+        |(steps, interruption, [compacted, cut], kib)| {
+            let mut segment = steps.concat();
+            segment.push(interruption);
+            if compacted {
+                segment.extend([Op::Checkpoint, Op::Compact { kib: if cut { 1 } else { kib } }]);
+            }
+            segment
+        },
+    );
+    vec(segment, 2..5).prop_map(|segments| segments.concat())
+}
+
+/// As much as there is.
+const COMPACT_ALL: Op = Op::Compact { kib: u16::MAX };
 
 fn repository() -> impl Strategy<Value = u8> {
     0..REPOSITORIES
@@ -277,6 +313,7 @@ fn time() -> impl Strategy<Value = Op> {
         1 => Just(Op::Expire),
         3 => prop_oneof![Just(1_u8), Just(2), Just(100)].prop_map(|budget| Op::Collect { budget }),
         2 => Just(Op::Checkpoint),
+        3 => prop_oneof![Just(1_u16), 1..600_u16, Just(u16::MAX)].prop_map(|kib| Op::Compact { kib }),
     ]
 }
 

@@ -216,6 +216,7 @@ impl World {
             }
             Op::Expire => self.expire().map(|()| nothing),
             Op::Collect { budget } => self.collect(usize::from(*budget)).map(|()| nothing),
+            Op::Compact { kib } => self.compact(u64::from(*kib) * 1024).map(|()| nothing),
             Op::Checkpoint => {
                 wait(self.store().checkpoint()).map_err(|error| format!("checkpoint: {error}"))?;
                 Ok(nothing)
@@ -500,6 +501,34 @@ impl World {
             self.model.garbage.retain(|blob, _| !may.contains(blob));
         } else if blobs > 0 {
             self.model.garbage_is_exact = false;
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self, budget_bytes: u64) -> Outcome {
+        let before = self.store().stats();
+        let compacted = wait(self.store().compact(self.model.now_ms, budget_bytes))
+            .map_err(|error| format!("compact: {error}"))?;
+        let after = self.store().stats();
+        ensure!(
+            (before.blobs, before.blob_bytes, before.links) == (after.blobs, after.blob_bytes, after.links),
+            "{before:?} became {after:?}"
+        );
+        ensure!(
+            after.log.unmovable_segments == 0,
+            "{} segments cannot be compacted, and nothing is damaged",
+            after.log.unmovable_segments
+        );
+        if compacted.copied_bytes > 0 {
+            self.saw("records copied");
+        }
+        if compacted.segments > 0 {
+            self.saw("log segments compacted");
+        }
+        if compacted.more {
+            self.saw("compaction cut short");
+        } else {
+            ensure!(after.log.backlog_bytes == 0, "done, but {} bytes are left", after.log.backlog_bytes);
         }
         Ok(())
     }

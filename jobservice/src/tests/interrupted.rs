@@ -81,6 +81,7 @@ async fn settle(world: &World) {
     exhaust(&mut world.outbox()).await;
     exhaust(&mut world.reconcile()).await;
     exhaust(&mut world.collection()).await;
+    exhaust(&mut world.compaction(u64::MAX)).await;
 }
 
 /// The same in one world after the other, until there were so many cuts.

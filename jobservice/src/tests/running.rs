@@ -113,6 +113,8 @@ async fn started_jobs_do_their_work_and_let_go_of_the_store_when_stopped() {
         outbox_pause: pause,
         expiry_pause: pause,
         collection_pause: pause,
+        compaction_pause: pause,
+        compaction_bytes_per_sec: 1 << 30,
         checkpoint_pause: pause,
         reconcile_pause: pause,
         trust_store: false,

@@ -44,3 +44,41 @@ async fn a_checkpoint_is_written_when_much_would_be_replayed_and_not_again() {
     exhaust(&mut checkpoint).await;
     assert_eq!(world.counters.checkpoints(), 1);
 }
+
+/// A world whose log has segments in each of which one small blob is left.
+async fn with_garbage() -> World {
+    let world = World::new().await;
+    world.push("kept", &["layer"]).await;
+    let now_ms = world.context.now_ms();
+    for number in 0..5_u8 {
+        world.upload_bytes(Bytes::from(vec![number; 100])).await;
+        let digest = world.upload_bytes(Bytes::from(vec![number; 700 << 10])).await;
+        let generation = world.store.link_generation(world.repository(), &digest).unwrap();
+        world.store.unlink(world.repository(), &digest, generation, now_ms).await.unwrap();
+    }
+    world.clock.advance(3 * HOUR_US);
+    exhaust(&mut world.collection()).await;
+    world.store.checkpoint().await.unwrap();
+    world
+}
+
+#[tokio::test]
+async fn log_segments_that_are_mostly_dead_are_given_back_at_the_pace_that_is_set() {
+    let world = with_garbage().await;
+    let before = world.store.stats().log;
+    assert!(before.backlog_bytes > 600 << 10, "{before:?}");
+    exhaust(&mut world.compaction(0)).await;
+    assert_eq!(world.store.stats().log, before, "switched off");
+    // From here on nobody waits for a database.
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    exhaust(&mut world.compaction(100_000)).await;
+    let after = world.store.stats().log;
+    assert!(after.backlog_bytes == 0 && after.bytes < before.bytes / 2, "{after:?} after {before:?}");
+    let counters = &world.counters;
+    assert!(counters.compacted_segments() > 0 && counters.compaction_copied_bytes() > 0);
+    assert!(counters.compaction_freed_bytes() > 600 << 10);
+    assert!(world.is_linked("kept") && world.is_linked("layer"));
+    // Several segments of 700 KiB were read; behind the last portion comes the pause between two looks.
+    assert!(began.elapsed().as_secs() >= 14, "{:?}", began.elapsed());
+}

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::Sources;
 use crate::collection::Collection;
+use crate::compaction::Compaction;
 use crate::counters::Counters;
 use crate::expiry::Expiry;
 use crate::job::{Job, Round};
@@ -211,6 +212,15 @@ impl World {
             store: Arc::clone(&self.store),
             context: self.context.clone(),
             counters: Arc::clone(&self.counters),
+        }
+    }
+
+    pub(crate) fn compaction(&self, bytes_per_sec: u64) -> Compaction {
+        Compaction {
+            store: Arc::clone(&self.store),
+            context: self.context.clone(),
+            counters: Arc::clone(&self.counters),
+            bytes_per_sec,
         }
     }
 

@@ -81,6 +81,8 @@ pub(crate) const RESERVE_BYTES: u64 = 64 * MIB;
 pub(crate) const READ_AHEAD_BYTES_MAX: u64 = 64 * MIB;
 /// Memory for small blobs and manifests: five thousand of common size, within what a server at rest may hold.
 pub(crate) const RECENT_BYTES_MAX: u64 = 32 * MIB;
+/// Pace of compaction: a quarter of what a hard disk does one after the other.
+pub(crate) const COMPACTION_BYTES_PER_SEC: u64 = 32 * MIB;
 /// Life of a lease.
 pub(crate) const LEASE_SECS: u64 = HOUR_SECS;
 /// Time between the last link going and the bytes going.
@@ -153,6 +155,10 @@ section! {
         lease_secs: u64 [1..=7 * DAY_SECS] = LEASE_SECS,
         /// Seconds between the last link of a blob going and its bytes going.
         grace_secs: u64 [0..=30 * DAY_SECS] = GRACE_SECS,
+        /// Bytes that compaction may read and write in a second. It rewrites segments of the log in which deleted blobs take
+        /// half the room or more, while the server runs, so that the disk gets that room back. 0 switches it off: segments in
+        /// which anything counts then stay.
+        compaction_bytes_per_sec: u64 [0..=64 * GIB] = COMPACTION_BYTES_PER_SEC,
         /// The operator's word that store and catalog belong together, although the catalog remembers another store or a
         /// later state of it: after one of them was restored from a backup. Until it is given, nothing is deleted.
         trust_store: bool = false,

@@ -29,7 +29,7 @@ type Figure<T> = (Name, fn(&T) -> u64);
 const WRITABLE: Name = ("store_writable", "1 while the store takes writes.");
 const POISONED: Name = ("store_poisoned", "1 after a failed flush, or a failed write of the log.");
 const DAMAGES: Name = ("store_damages", "Damaged places for which the store is read-only.");
-const STORE_GAUGES: [Figure<Stats>; 8] = [
+const STORE_GAUGES: [Figure<Stats>; 12] = [
     (("store_blobs", "Blobs."), |stats| stats.blobs),
     (("store_blob_bytes", "Bytes of all blobs, each counted once."), |stats| stats.blob_bytes),
     (("store_links", "Links of blobs in repositories."), |stats| stats.links),
@@ -38,6 +38,16 @@ const STORE_GAUGES: [Figure<Stats>; 8] = [
         stats.session_memory_bytes
     }),
     (("store_log_segments", "Segments of the main log."), |stats| stats.log_segments),
+    (("store_log_bytes", "Bytes of all log segments."), |stats| stats.log.bytes),
+    (("store_log_dead_bytes", "Bytes of finished log segments that nothing needs."), |stats| {
+        stats.log.dead_bytes
+    }),
+    (("store_log_backlog_bytes", "Those of them that compaction gives back next."), |stats| {
+        stats.log.backlog_bytes
+    }),
+    (("store_log_unmovable_segments", "Log segments that compaction leaves alone."), |stats| {
+        stats.log.unmovable_segments
+    }),
     (("store_garbage_blobs", "Blobs without a link."), |stats| stats.garbage),
     (("store_free_bytes", "Bytes that the file system has left."), |stats| stats.free_bytes),
 ];
@@ -101,13 +111,17 @@ impl Collector for LogFigures {
 #[derive(Debug)]
 pub(crate) struct JobFigures(pub(crate) Arc<Counters>);
 
-const JOB_COUNTERS: [Figure<Counters>; 10] = [
+const JOB_COUNTERS: [Figure<Counters>; 14] = [
     (("jobs_links_dropped", "Links dropped after deletions."), Counters::unlinked),
     (("jobs_links_put_off", "Links that were in use when they were to be dropped."), Counters::put_off),
     (("jobs_uploads_expired", "Upload sessions ended for being idle."), Counters::expired),
     (("jobs_collected_blobs", "Blobs whose bytes were freed."), Counters::collected_blobs),
     (("jobs_collected_bytes", "Bytes of blobs that were freed."), Counters::collected_bytes),
     (("jobs_collected_segments", "Log segments freed."), Counters::collected_segments),
+    (("jobs_compacted_segments", "Log segments compacted and freed."), Counters::compacted_segments),
+    (("jobs_compaction_copied_bytes", "Bytes compaction wrote."), Counters::compaction_copied_bytes),
+    (("jobs_compaction_freed_bytes", "Bytes of segments it freed."), Counters::compaction_freed_bytes),
+    (("jobs_compaction_milliseconds", "Time it was at work."), Counters::compaction_ms),
     (("jobs_checkpoints", "Checkpoints of the log."), Counters::checkpoints),
     (("jobs_reconcile_passes", "Comparisons of catalog and store."), Counters::passes),
     (("jobs_links_given_up", "Unclaimed links that were given up."), Counters::given_up),

@@ -169,6 +169,7 @@ fn check_checkpoints(
                     found.in_force = Some((header, entries));
                 }
             }
+            Ok(Checkpoint::Outdated) => {}
             Ok(Checkpoint::Absent) => {
                 let what = format!("the checkpoint is missing; {consequence}");
                 findings.add(Finding::new(Severity::Repairable, Kind::Checkpoint, &name, what));
@@ -222,7 +223,7 @@ fn report_log(survey: &Survey, findings: &mut Findings) {
         let what = "the last batch was torn as it was written, or is damaged; nobody was told of it when it was torn";
         let last_lsn = torn.first_lsn + (torn.records.len() as u64).saturating_sub(1);
         let digests = torn.records.iter().filter_map(|record| {
-            if let Body::Blob { digest, .. } = &record.body { Some(*digest) } else { None }
+            if let Body::Blob { digest, .. } = record.body.said() { Some(*digest) } else { None }
         });
         let finding = Finding::new(Severity::Note, Kind::TornTail, &torn.place.segment.log_name(), what);
         findings.add(

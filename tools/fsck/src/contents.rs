@@ -16,6 +16,8 @@ pub(crate) struct Blob {
     pub(crate) len_bytes: u64,
     /// `None` when only links speak of it.
     pub(crate) location: Option<Location>,
+    /// LSN that the record counts with that places it.
+    pub(crate) record_lsn: Lsn,
     /// The log segment with the record that places it.
     pub(crate) record_segment: Option<SegmentId>,
     pub(crate) quarantined: bool,
@@ -37,7 +39,7 @@ impl Blob {
 /// A link as the records have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
-    /// LSN of its record, which is its generation.
+    /// LSN that its record counts with, which is its generation.
     pub(crate) lsn: Lsn,
     /// The log segment with its record.
     pub(crate) segment: SegmentId,
@@ -55,32 +57,42 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Takes in the records of a batch, which come in the order of the log.
+    /// Takes in the records of a batch, which come in the order of the log. A copy counts with the LSN of its original, and
+    /// changes only what is older than that.
     pub(crate) fn apply(&mut self, batch: &ValidBatch) {
         let segment = batch.place.segment;
         for record in &batch.records {
-            match &record.body {
+            let said = record.said(batch.time_ms);
+            match said.body {
                 Body::Blob { digest, len_bytes, payload_offset_bytes } => {
                     let place = payload_place(batch.place, *payload_offset_bytes);
-                    self.place(digest, u64::from(*len_bytes), Location::Inline(place), segment);
+                    self.place(digest, u64::from(*len_bytes), Location::Inline(place), (said.lsn, segment));
                 }
                 Body::Solo { digest, len_bytes, segment: file, epoch, trailer } => {
                     let location = Location::Solo { segment: *file, epoch: *epoch, trailer: *trailer };
-                    self.place(digest, *len_bytes, location, segment);
+                    self.place(digest, *len_bytes, location, (said.lsn, segment));
                 }
                 Body::Link { repository, digest } => {
-                    let link = Link { lsn: record.lsn, segment };
-                    self.blobs.entry(*digest).or_default().links.insert(*repository, link);
+                    let links = &mut self.blobs.entry(*digest).or_default().links;
+                    if links.get(repository).is_none_or(|link| link.lsn <= said.lsn) {
+                        links.insert(*repository, Link { lsn: said.lsn, segment });
+                    }
                 }
                 Body::Unlink { repository, digest } => {
                     if let Some(blob) = self.blobs.get_mut(digest)
-                        && blob.links.remove(repository).is_some()
+                        && blob.links.get(repository).is_some_and(|link| link.lsn < said.lsn)
                     {
+                        blob.links.remove(repository);
                         blob.last_holder = Some(*repository).filter(|_| blob.links.is_empty());
                     }
                 }
                 Body::Delete { digest } => {
-                    self.blobs.remove(digest);
+                    if let Some(blob) = self.blobs.get_mut(digest) {
+                        blob.links.retain(|_, link| link.lsn > said.lsn);
+                        if blob.links.is_empty() && blob.record_lsn < said.lsn {
+                            self.blobs.remove(digest);
+                        }
+                    }
                 }
                 Body::Corrupt { digest, location } => {
                     if let Some(blob) = self.blobs.get_mut(digest)
@@ -97,7 +109,7 @@ impl Contents {
                 Body::SegmentDrop { segment: dropped } => {
                     self.dropped.insert(*dropped);
                 }
-                Body::Seal | Body::Repaired => {}
+                Body::Seal | Body::Repaired | Body::Copy(_) => {}
             }
         }
     }
@@ -109,8 +121,8 @@ impl Contents {
             Entry::Dropped { segment } => {
                 self.dropped.insert(*segment);
             }
-            Entry::Blob { digest, len_bytes, location, record_segment, quarantined, .. } => {
-                self.place(digest, *len_bytes, *location, *record_segment);
+            Entry::Blob { digest, len_bytes, location, record_segment, record_lsn, quarantined, .. } => {
+                self.place(digest, *len_bytes, *location, (*record_lsn, *record_segment));
                 self.blobs.entry(*digest).or_default().quarantined = *quarantined;
             }
             Entry::Links { digest, links } => {
@@ -121,18 +133,29 @@ impl Contents {
                     }),
                 );
             }
-            Entry::Session { session, record_segment } => self.log_session(session, *record_segment),
+            Entry::Session { session, record_segment, .. } => self.log_session(session, *record_segment),
         }
     }
 
-    fn place(&mut self, digest: &Digest, len_bytes: u64, location: Location, record_segment: SegmentId) {
+    fn place(&mut self, digest: &Digest, len_bytes: u64, location: Location, record: (Lsn, SegmentId)) {
         let blob = self.blobs.entry(*digest).or_default();
-        (blob.len_bytes, blob.location, blob.quarantined) = (len_bytes, Some(location), false);
-        blob.record_segment = Some(record_segment);
+        let (lsn, segment) = record;
+        if blob.location.is_some() && blob.record_lsn > lsn {
+            return;
+        }
+        // A copy leaves the bytes of a file where they are, and as they are.
+        blob.quarantined &= blob.location == Some(location);
+        (blob.len_bytes, blob.location) = (len_bytes, Some(location));
+        (blob.record_lsn, blob.record_segment) = (lsn, Some(segment));
     }
 
     fn log_session(&mut self, session: &SessionRecord, segment: SegmentId) {
-        self.session_segments.entry(session.session).or_default().insert(segment);
+        let segments = self.session_segments.entry(session.session).or_default();
+        if session.first_block == 0 {
+            // It says all there is to say.
+            segments.clear();
+        }
+        segments.insert(segment);
         let held = self.sessions.remove(&session.session);
         let mut crcs = held.map(|held| held.crcs).unwrap_or_default();
         let first_block = usize::try_from(session.first_block).unwrap_or(usize::MAX);

@@ -65,9 +65,10 @@ fn upload(store: &Store, id: u8, len: usize, now_ms: u64) -> Digest {
     digest
 }
 
-/// Pushes of every kind, checkpoints, a deletion, collections, closings and reopenings.
+/// Pushes of every kind, checkpoints, a deletion, collections, compactions, closings and reopenings.
 fn history(disk: &SimDisk) {
     let mut now_ms = 1_000;
+    let mut copied_bytes = 0;
     for epoch in 0..3_u8 {
         let store = Store::open(Arc::new(disk.clone()), options(), now_ms).unwrap();
         let (bytes, small) = content(epoch * 10, 3_000);
@@ -83,11 +84,15 @@ fn history(disk: &SimDisk) {
         }
         now_ms += 1_000;
         wait(store.collect(now_ms, 10)).unwrap();
+        // Links and deletions of the epochs before are moved, some of them for the second time.
+        wait(store.checkpoint()).unwrap();
+        copied_bytes += wait(store.compact(now_ms, u64::MAX)).unwrap().copied_bytes;
         now_ms += 1_000;
         if epoch == 1 {
             store.close().unwrap();
         }
     }
+    assert!(copied_bytes > 0, "something was compacted");
 }
 
 /// What may be found of a crash: that one superblock was being written.

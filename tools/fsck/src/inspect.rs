@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use taffrail_blobstore::disk::{Access, Disk};
 use taffrail_blobstore::format::batch::ValidBatch;
 use taffrail_blobstore::format::checkpoint::Location;
-use taffrail_blobstore::format::record::{Body, Record};
+use taffrail_blobstore::format::record::{Body, Copied, Record};
 use taffrail_blobstore::format::seal::{Key, Place};
 use taffrail_blobstore::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader};
 use taffrail_blobstore::format::{ALIGN_BYTES, LOG_FOLDER, SUPERBLOCK_NAMES, SegmentId};
@@ -136,6 +136,10 @@ fn print_checkpoint(disk: &dyn Disk, key: &Key, number: u64, printer: &mut Print
     match checkpoint::read(disk, key, number)? {
         Checkpoint::Absent => printer
             .print(&format!("checkpoint {number} absent"), &json!({"checkpoint": number, "state": "absent"})),
+        Checkpoint::Outdated => printer.print(
+            &format!("checkpoint {number} of an earlier format"),
+            &json!({"checkpoint": number, "state": "outdated"}),
+        ),
         Checkpoint::Damaged { offset_bytes } => printer.print(
             &format!("checkpoint {number} damaged at {offset_bytes}"),
             &json!({"checkpoint": number, "state": "damaged", "offset_bytes": offset_bytes}),
@@ -282,7 +286,14 @@ fn print_batch(batch: &ValidBatch, printer: &mut Printer<'_>) -> io::Result<()> 
 
 fn print_record(segment: SegmentId, record: &Record, printer: &mut Printer<'_>) -> io::Result<()> {
     let lsn = record.lsn;
-    let (text, body) = match &record.body {
+    let (text, body) = describe(&record.body);
+    let value = json!({"segment": segment.to_string(), "lsn": lsn, "record": body});
+    printer.print(&format!("    {lsn} {text}"), &value)
+}
+
+/// What a record says, for people and for programs.
+fn describe(body: &Body) -> (String, Value) {
+    match body {
         Body::Blob { digest, len_bytes, payload_offset_bytes } => (
             format!("BLOB {digest} len {len_bytes} payload at +{payload_offset_bytes}"),
             json!({"type": "BLOB", "digest": digest.to_string(), "len_bytes": len_bytes, "payload_offset_bytes": payload_offset_bytes}),
@@ -343,9 +354,15 @@ fn print_record(segment: SegmentId, record: &Record, printer: &mut Printer<'_>) 
         ),
         Body::Seal => ("SEAL".to_owned(), json!({"type": "SEAL"})),
         Body::Repaired => ("REPAIRED".to_owned(), json!({"type": "REPAIRED"})),
-    };
-    let value = json!({"segment": segment.to_string(), "lsn": lsn, "record": body});
-    printer.print(&format!("    {lsn} {text}"), &value)
+        Body::Copy(copied) => {
+            let (text, body) = describe(&copied.body);
+            let Copied { lsn, time_ms, .. } = **copied;
+            (
+                format!("COPY of {lsn} at {time_ms}: {text}"),
+                json!({"type": "COPY", "original_lsn": lsn, "original_time_ms": time_ms, "record": body}),
+            )
+        }
+    }
 }
 
 /// Where a record says that bytes lie.

@@ -392,7 +392,7 @@ impl Segment {
     fn count(&mut self, batch: &ValidBatch) {
         for record in &batch.records {
             self.tombstones += u64::from(record.body.is_tombstone());
-            if let Body::Blob { len_bytes, .. } = &record.body {
+            if let Body::Blob { len_bytes, .. } = record.body.said() {
                 self.payload_bytes += payload_slot_bytes(u64::from(*len_bytes));
             }
         }
