@@ -157,15 +157,25 @@ impl Engine {
                 self.segments.set_tombstones(segment, tombstones);
             }
             Entry::Dropped { segment } => self.segments.mark_dropped(segment),
-            Entry::Blob { digest, len_bytes, record_segment, location, quarantined, unlinked_since_ms } => {
+            Entry::Blob {
+                digest,
+                len_bytes,
+                record_segment,
+                record_lsn,
+                location,
+                quarantined,
+                unlinked_since_ms,
+            } => {
                 let blob = Blob {
                     len_bytes,
+                    record_lsn,
                     location: Some(location),
                     quarantined,
                     unlinked_since_ms,
                     ..Blob::new(record_segment)
                 };
-                self.segments.change_live(record_segment, 1);
+                let live = blob.live(digest.algorithm()).unwrap_or_default();
+                self.segments.add_live(record_segment, live);
                 self.locator.count_blob(len_bytes, Change::Added);
                 self.locator.write(&digest).blobs.insert(digest, blob);
             }
@@ -174,14 +184,13 @@ impl Engine {
                 let Some(blob) = shard.blobs.get_mut(&digest) else { return };
                 self.locator.count_links(links.len(), Change::Added);
                 for (repository, generation, segment) in links {
-                    self.segments.change_live(segment, 1);
+                    self.segments.add_live(segment, Link::live(digest.algorithm()));
                     blob.insert_link(Link { repository, generation, segment });
                 }
             }
-            Entry::Session { record_segment, session } => {
-                if self.sessions.log(&session, record_segment) {
-                    self.segments.change_live(record_segment, 1);
-                }
+            Entry::Session { record_segment, record_bytes, session } => {
+                let more = self.sessions.log(&session, record_segment, record_bytes);
+                self.segments.add_live(record_segment, more);
             }
         }
     }
@@ -193,6 +202,7 @@ fn blob_entries(digest: crate::digest::Digest, blob: &Blob) -> Vec<Entry> {
         digest,
         len_bytes: blob.len_bytes,
         record_segment: blob.record_segment,
+        record_lsn: blob.record_lsn,
         location,
         quarantined: blob.quarantined,
         unlinked_since_ms: blob.unlinked_since_ms,
@@ -212,13 +222,15 @@ fn session_entries(logged: &Logged) -> Vec<Entry> {
         .filter_map(|run| {
             let from = (run * SESSION_CRCS_MAX).min(crcs.len());
             let to = (from + SESSION_CRCS_MAX).min(crcs.len());
-            let record_segment = *logged.segments.get(run).or(logged.segments.last())?;
+            let held = logged.segments.get(run);
+            let (record_segment, _) = *held.or(logged.segments.last())?;
+            let record_bytes = held.map_or(0, |(_, live)| u64::try_from(live.bytes).unwrap_or(0));
             let session = SessionRecord {
                 first_block: u32::try_from(from).unwrap_or(u32::MAX),
                 crcs: crcs[from..to].to_vec(),
                 ..logged.record.clone()
             };
-            Some(Entry::Session { record_segment, session })
+            Some(Entry::Session { record_segment, record_bytes, session })
         })
         .collect()
 }

@@ -14,7 +14,7 @@ use crate::format::batch::{NewRecord, payload_place};
 use crate::format::checkpoint::Location;
 use crate::format::record::{Body, Record};
 use crate::format::seal::{Key, Place};
-use crate::format::{Lsn, RESERVE_FOLDER, SegmentId};
+use crate::format::{Lsn, RESERVE_FOLDER, SegmentId, footprint};
 use crate::health::{Failed, Health};
 use crate::lease::Leases;
 use crate::lending::Lending;
@@ -107,11 +107,11 @@ impl Engine {
         match &record.body {
             Body::Blob { digest, len_bytes, payload_offset_bytes } => {
                 let location = Location::Inline(payload_place(place, *payload_offset_bytes));
-                self.apply_blob(digest, u64::from(*len_bytes), location, segment);
+                self.apply_blob(digest, u64::from(*len_bytes), location, segment, record.lsn);
             }
             Body::Solo { digest, len_bytes, segment: file, epoch, trailer } => {
                 let location = Location::Solo { segment: *file, epoch: *epoch, trailer: *trailer };
-                self.apply_blob(digest, *len_bytes, location, segment);
+                self.apply_blob(digest, *len_bytes, location, segment, record.lsn);
             }
             Body::Link { repository, digest } => self.apply_link(*repository, digest, record.lsn, segment),
             Body::Unlink { repository, digest } => self.apply_unlink(*repository, digest, time_ms),
@@ -125,13 +125,12 @@ impl Engine {
                 }
             }
             Body::Session(session) => {
-                if self.sessions.log(session, segment) {
-                    self.segments.change_live(segment, 1);
-                }
+                let more = self.sessions.log(session, segment, footprint::session_bytes(session));
+                self.segments.add_live(segment, more);
             }
             Body::SessionEnd { session } => {
-                for held in self.sessions.forget_logged(session) {
-                    self.segments.change_live(held, -1);
+                for (held, live) in self.sessions.forget_logged(session) {
+                    self.segments.remove_live(held, live);
                 }
             }
             Body::SegmentDrop { segment } => self.segments.mark_dropped(*segment),
@@ -139,19 +138,29 @@ impl Engine {
         }
     }
 
-    fn apply_blob(&self, digest: &Digest, len_bytes: u64, location: Location, segment: SegmentId) {
+    fn apply_blob(
+        &self,
+        digest: &Digest,
+        len_bytes: u64,
+        location: Location,
+        segment: SegmentId,
+        record_lsn: Lsn,
+    ) {
         let mut shard = self.locator.write(digest);
         let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
+        let old_live = blob.live(digest.algorithm());
         let old = blob.location.replace(location);
         let (old_len, old_segment) = (blob.len_bytes, blob.record_segment);
         blob.len_bytes = len_bytes;
         blob.record_segment = segment;
+        blob.record_lsn = record_lsn;
         blob.quarantined = false;
+        let live = blob.live(digest.algorithm()).unwrap_or_default();
         drop(shard);
-        self.segments.change_live(segment, 1);
+        self.segments.add_live(segment, live);
         self.locator.count_blob(len_bytes, Change::Added);
         if let Some(old) = old {
-            self.segments.change_live(old_segment, -1);
+            self.segments.remove_live(old_segment, old_live.unwrap_or_default());
             self.locator.count_blob(old_len, Change::Removed);
             if old != location {
                 self.discard(&old);
@@ -165,9 +174,10 @@ impl Engine {
         let old = blob.insert_link(Link { repository, generation: lsn, segment });
         blob.unlinked_since_ms = 0;
         drop(shard);
-        self.segments.change_live(segment, 1);
+        let live = Link::live(digest.algorithm());
+        self.segments.add_live(segment, live);
         match old {
-            Some(old) => self.segments.change_live(old.segment, -1),
+            Some(old) => self.segments.remove_live(old.segment, live),
             None => self.locator.count_links(1, Change::Added),
         }
     }
@@ -181,7 +191,7 @@ impl Engine {
             blob.unlinked_since_ms = time_ms.max(1);
         }
         drop(shard);
-        self.segments.change_live(old.segment, -1);
+        self.segments.remove_live(old.segment, Link::live(digest.algorithm()));
         self.locator.count_links(1, Change::Removed);
         if unlinked {
             lock(&self.garbage).insert((time_ms.max(1), *digest));
@@ -191,11 +201,11 @@ impl Engine {
     fn apply_delete(&self, digest: &Digest) {
         let Some(blob) = self.locator.write(digest).blobs.remove(digest) else { return };
         for link in &blob.links {
-            self.segments.change_live(link.segment, -1);
+            self.segments.remove_live(link.segment, Link::live(digest.algorithm()));
         }
         self.locator.count_links(blob.links.len(), Change::Removed);
         if let Some(location) = blob.location {
-            self.segments.change_live(blob.record_segment, -1);
+            self.segments.remove_live(blob.record_segment, blob.live(digest.algorithm()).unwrap_or_default());
             self.locator.count_blob(blob.len_bytes, Change::Removed);
             self.discard(&location);
         }

@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::format::checkpoint::Location;
-use crate::format::{Lsn, SegmentId};
+use crate::format::{Lsn, SegmentId, footprint};
 use crate::repository::RepositoryKey;
+use crate::segment::table::Live;
 use crate::sync::{AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
 
 /// Number of shards.
@@ -23,6 +24,8 @@ pub(crate) struct Blob {
     pub(crate) location: Option<Location>,
     /// The log segment with its record.
     pub(crate) record_segment: SegmentId,
+    /// LSN of its record.
+    pub(crate) record_lsn: Lsn,
     /// Not served, until it is pushed again.
     pub(crate) quarantined: bool,
     /// A DELETE is on its way; nobody sees the blob any more.
@@ -45,18 +48,36 @@ pub(crate) struct Link {
     pub(crate) segment: SegmentId,
 }
 
+impl Link {
+    /// What the record of a link to a digest of that algorithm takes.
+    pub(crate) fn live(algorithm: Algorithm) -> Live {
+        Live::record(footprint::link_bytes(algorithm))
+    }
+}
+
 impl Blob {
+    /// One of which nothing is known yet but that a record in `record_segment` speaks of it.
     pub(crate) fn new(record_segment: SegmentId) -> Blob {
         Blob {
             len_bytes: 0,
             location: None,
             record_segment,
+            record_lsn: 0,
             quarantined: false,
             condemned: false,
             links_coming: 0,
             unlinked_since_ms: 0,
             links: Vec::new(),
         }
+    }
+
+    /// What its record takes of `record_segment`, when it has one.
+    pub(crate) fn live(&self, algorithm: Algorithm) -> Option<Live> {
+        let bytes = match self.location? {
+            Location::Inline(_) => footprint::inline_blob_bytes(algorithm, self.len_bytes),
+            Location::Solo { .. } => footprint::solo_blob_bytes(algorithm),
+        };
+        Some(Live::record(bytes))
     }
 
     /// Whether it can be served, linked and leased.

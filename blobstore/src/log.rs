@@ -24,7 +24,7 @@ use crate::format::superblock::SEGMENT_BYTES_MIN;
 use crate::format::{ALIGN_BYTES, LOG_FOLDER, Lsn, SegmentId, aligned};
 use crate::health::Failed;
 use crate::repository::SessionId;
-use crate::segment::table::LogSegment;
+use crate::segment::table::{Live, LogSegment};
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
 
 /// Most bytes that wait in the queue; past it, commits are refused as overloaded. 256 MiB is a hundred milliseconds of a
@@ -359,8 +359,14 @@ impl Engine {
         writer.next_segment += 1;
         self.give_back_tail(writer.previous);
         let (epoch, end_bytes) = (self.epoch, HEADER_BYTES as u64);
-        let segment =
-            LogSegment { epoch, file: Arc::clone(&file), end_bytes, finished: false, live: 0, tombstones: 0 };
+        let segment = LogSegment {
+            epoch,
+            file: Arc::clone(&file),
+            end_bytes,
+            finished: false,
+            live: Live::default(),
+            tombstones: 0,
+        };
         self.segments.insert(id, segment);
         let seal = SegmentHeader::seal_of(&bytes);
         writer.current = Some(Current { id, file, offset_bytes: end_bytes, capacity_bytes, seal });

@@ -15,7 +15,7 @@ use crate::format::checkpoint::{CheckpointHeader, Location};
 use crate::format::record::Body;
 use crate::format::seal::{Key, Seal};
 use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader, UNKNOWN_SEAL};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{FORMAT_VERSION, Superblock};
 use crate::format::{INDEX_FOLDER, LOG_FOLDER, Lsn, RESERVE_FOLDER, SegmentId};
 use crate::health::{Damage, Failed, Health, StoreState};
 use crate::lease::Leases;
@@ -27,7 +27,7 @@ use crate::pool::Pool;
 use crate::recent::Recent;
 use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
-use crate::segment::table::{LogSegment, Table};
+use crate::segment::table::{Live, LogSegment, Table};
 use crate::session::Sessions;
 use crate::solo::{self, Solos};
 use crate::superblock::{self, Superblocks};
@@ -157,6 +157,8 @@ fn begin_epoch(
 ) -> Result<Option<Superblock>, OpenError> {
     let newest = segments.values().map(|segment| segment.header.epoch).max().unwrap_or(0);
     let mut next = stored.clone();
+    // A store of an earlier format is one of this format from here on.
+    next.format = FORMAT_VERSION;
     next.epoch = stored.epoch.max(newest) + 1;
     next.sequence += 1;
     next.written_ms = now_ms;
@@ -237,7 +239,7 @@ impl Engine {
         let end_bytes = HEADER_BYTES as u64;
         self.segments.insert(
             segment.header.id,
-            LogSegment { epoch, file, end_bytes, finished: true, live: 0, tombstones: 0 },
+            LogSegment { epoch, file, end_bytes, finished: true, live: Live::default(), tombstones: 0 },
         );
         Ok(())
     }
@@ -389,8 +391,8 @@ impl Engine {
                 if let Some(Location::Solo { segment, .. }) = &blob.location
                     && let Some(session) = sessions.get(segment)
                 {
-                    for held in self.sessions.forget_logged(session) {
-                        self.segments.change_live(held, -1);
+                    for (held, live) in self.sessions.forget_logged(session) {
+                        self.segments.remove_live(held, live);
                     }
                 }
             }

@@ -20,6 +20,7 @@ use crate::format::record::{HashedOffset, SessionRecord};
 use crate::hasher::Hasher;
 use crate::options::Options;
 use crate::repository::{RepositoryKey, SessionId, Uploader};
+use crate::segment::table::Live;
 use crate::solo::SoloWriter;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
@@ -111,8 +112,9 @@ fn make_room(
 pub(crate) struct Logged {
     /// The newest record, with the checksums of all records before it.
     pub(crate) record: SessionRecord,
-    /// The log segments with its records, each once.
-    pub(crate) segments: Vec<SegmentId>,
+    /// The log segments with its records, each once, with what its records take there. A state that a later record in the same
+    /// segment replaced counts as well: its checksums still do.
+    pub(crate) segments: Vec<(SegmentId, Live)>,
 }
 
 /// The state of a session, owned by whoever writes to it.
@@ -292,8 +294,9 @@ impl Sessions {
         slots.values().filter(|slot| slot.repository == repository && !slot.is_over()).count()
     }
 
-    /// Takes in a durable SESSION record; says whether it is the session's first in that log segment.
-    pub(crate) fn log(&self, record: &SessionRecord, segment: SegmentId) -> bool {
+    /// Takes in a durable SESSION record, which takes `bytes` of that log segment; says what of that segment counts more than
+    /// before: several records of a session in a segment are one state.
+    pub(crate) fn log(&self, record: &SessionRecord, segment: SegmentId, bytes: u64) -> Live {
         let mut logged = lock(&self.logged);
         let entry = logged.entry(record.session).or_insert_with(|| Logged {
             record: SessionRecord { first_block: 0, crcs: Vec::new(), ..record.clone() },
@@ -307,15 +310,18 @@ impl Sessions {
             crcs.extend_from_slice(&record.crcs);
         }
         entry.record = SessionRecord { first_block: 0, crcs, ..record.clone() };
-        let first = !entry.segments.contains(&segment);
-        if first {
-            entry.segments.push(segment);
+        let mut more = Live::record(bytes);
+        if let Some((_, live)) = entry.segments.iter_mut().find(|(held, _)| *held == segment) {
+            more.records = 0;
+            live.bytes += more.bytes;
+        } else {
+            entry.segments.push((segment, more));
         }
-        first
+        more
     }
 
-    /// Forgets what was logged, and a session that is over; gives the log segments with its records.
-    pub(crate) fn forget_logged(&self, id: &SessionId) -> Vec<SegmentId> {
+    /// Forgets what was logged, and a session that is over; gives the log segments with its records, and what these took.
+    pub(crate) fn forget_logged(&self, id: &SessionId) -> Vec<(SegmentId, Live)> {
         let mut slots = lock(&self.slots);
         if slots.get(id).is_some_and(Slot::is_over) {
             slots.remove(id);

@@ -12,6 +12,7 @@
 
 use bytes::Bytes;
 
+use super::footprint::PAYLOAD_ALIGN_BYTES;
 use super::payload::{PAYLOAD_HEADER_BYTES, PayloadHeader};
 use super::record::{Body, Record};
 use super::seal::{Key, Kind, Place, SEAL_BYTES, Seal};
@@ -30,7 +31,6 @@ pub const BATCH_BYTES_SOFT: usize = 8 * 1024 * 1024;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TFBT");
 const SEAL_OFFSET: usize = 64;
-const PAYLOAD_ALIGN_BYTES: usize = 64;
 /// Set when the batch stands in the place of a damaged range, or before a place where the chain of seals was broken. Its length is
 /// bounded by the segment only, and the batch behind it does not continue its seal.
 const FLAG_REPAIRED: u32 = 1;

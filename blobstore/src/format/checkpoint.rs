@@ -4,7 +4,7 @@
 //! entry may already show what a record behind the position says, and replaying that record again changes nothing.
 //!
 //! ```text
-//! header (4096): 0 magic "TAFFCKP1"   8 u64 number   16 uuid[16]   32 u32 epoch   36 u32 frames   40 u64 next lsn
+//! header (4096): 0 magic "TAFFCKP2"   8 u64 number   16 uuid[16]   32 u32 epoch   36 u32 frames   40 u64 next lsn
 //!                48 u64 replay segment   56 u64 replay offset   64 u64 entries   4064 seal[32]
 //! frame:         0 u32 magic "TFFR"   4 u32 body length   8 u32 index   12 u32 entries   32 seal[32]   64 body
 //! ```
@@ -27,7 +27,9 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Most links in one entry; more go into further entries.
 pub const ENTRY_LINKS_MAX: usize = 4096;
 
-const MAGIC: [u8; 8] = *b"TAFFCKP1";
+const MAGIC: [u8; 8] = *b"TAFFCKP2";
+/// Of the checkpoints of format 1, which know neither LSNs of blobs nor lengths of session records.
+const MAGIC_OUTDATED: [u8; 8] = *b"TAFFCKP1";
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"TFFR");
 const SEAL_OFFSET: usize = HEADER_BYTES - SEAL_BYTES;
 
@@ -58,6 +60,11 @@ pub fn file_name(number: u64) -> String {
 /// The number in the file name of a checkpoint.
 pub fn number_of(file_name: &str) -> Option<u64> {
     super::number_of_name(file_name.strip_suffix(".ckp")?)
+}
+
+/// Whether `bytes` begin a checkpoint of an earlier format. Such a one is not read: the log says the same.
+pub fn is_outdated(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC_OUTDATED)
 }
 
 impl CheckpointHeader {
@@ -131,6 +138,8 @@ pub enum Entry {
         len_bytes: u64,
         /// The log segment with its record.
         record_segment: SegmentId,
+        /// LSN of that record.
+        record_lsn: Lsn,
         /// Where its bytes lie.
         location: Location,
         /// Whether it is quarantined.
@@ -149,6 +158,8 @@ pub enum Entry {
     Session {
         /// The log segment with the record.
         record_segment: SegmentId,
+        /// What its records take of that segment, in bytes; 0 in an entry of further checksums.
+        record_bytes: u64,
         /// As the log has it.
         session: SessionRecord,
     },
@@ -186,10 +197,19 @@ impl Entry {
                 body.extend_from_slice(&segment.0.to_le_bytes());
                 2
             }
-            Entry::Blob { digest, len_bytes, record_segment, location, quarantined, unlinked_since_ms } => {
+            Entry::Blob {
+                digest,
+                len_bytes,
+                record_segment,
+                record_lsn,
+                location,
+                quarantined,
+                unlinked_since_ms,
+            } => {
                 put_digest(&mut body, digest);
                 body.extend_from_slice(&len_bytes.to_le_bytes());
                 body.extend_from_slice(&record_segment.0.to_le_bytes());
+                body.extend_from_slice(&record_lsn.to_le_bytes());
                 body.push(u8::from(*quarantined));
                 body.extend_from_slice(&unlinked_since_ms.to_le_bytes());
                 put_location(&mut body, location);
@@ -204,8 +224,9 @@ impl Entry {
                 }
                 4
             }
-            Entry::Session { record_segment, session } => {
+            Entry::Session { record_segment, record_bytes, session } => {
                 body.extend_from_slice(&record_segment.0.to_le_bytes());
+                body.extend_from_slice(&record_bytes.to_le_bytes());
                 session.encode(&mut body);
                 5
             }
@@ -233,6 +254,7 @@ impl Entry {
                 digest: body.digest()?,
                 len_bytes: body.u64()?,
                 record_segment: SegmentId(body.u64()?),
+                record_lsn: body.u64()?,
                 quarantined: body.u8()? != 0,
                 unlinked_since_ms: body.u64()?,
                 location: location(&mut body)?,
@@ -247,6 +269,7 @@ impl Entry {
             }
             5 => Entry::Session {
                 record_segment: SegmentId(body.u64()?),
+                record_bytes: body.u64()?,
                 session: SessionRecord::decode(&mut body)?,
             },
             _ => return None,
@@ -388,6 +411,7 @@ mod tests {
             digest,
             len_bytes: 17,
             record_segment: SegmentId(4),
+            record_lsn: 77,
             location,
             quarantined: true,
             unlinked_since_ms: 3,
@@ -402,7 +426,7 @@ mod tests {
             blob(inline),
             blob(solo),
             Entry::Links { digest, links: vec![(RepositoryKey::new(8).unwrap(), 5, SegmentId(3)); 3] },
-            Entry::Session { record_segment: SegmentId(3), session },
+            Entry::Session { record_segment: SegmentId(3), record_bytes: 300, session },
         ]
     }
 

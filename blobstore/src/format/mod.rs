@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod footprint;
 pub mod payload;
 pub mod record;
 pub mod seal;

@@ -17,7 +17,7 @@ use rkyv::util::AlignedVec;
 pub const SUPERBLOCK_BYTES: usize = 4096;
 
 /// The format that this code writes. `docs/format.md` has the history.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Smallest and largest log segment, in bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;

@@ -20,10 +20,25 @@ pub(crate) struct LogSegment {
     pub(crate) end_bytes: u64,
     /// Whether nothing more is appended.
     pub(crate) finished: bool,
-    /// Blobs, links and session states whose record lies here and still counts.
-    pub(crate) live: i64,
+    /// What here still counts.
+    pub(crate) live: Live,
     /// Records here that cancel others.
     pub(crate) tombstones: u64,
+}
+
+/// Blobs, links and session states whose record still counts. What is dead in a segment is the rest of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub(crate) records: i64,
+    /// What these take ([`crate::format::footprint`]).
+    pub(crate) bytes: i64,
+}
+
+impl Live {
+    /// One record.
+    pub(crate) fn record(bytes: u64) -> Live {
+        Live { records: 1, bytes: i64::try_from(bytes).unwrap_or(i64::MAX) }
+    }
 }
 
 /// All log segments.
@@ -62,10 +77,15 @@ impl Table {
         read(&self.inner).segments.get(&id).map(|segment| Arc::clone(&segment.file))
     }
 
-    pub(crate) fn change_live(&self, id: SegmentId, change: i64) {
+    pub(crate) fn add_live(&self, id: SegmentId, live: Live) {
         if let Some(segment) = write(&self.inner).segments.get_mut(&id) {
-            segment.live += change;
+            segment.live.records += live.records;
+            segment.live.bytes += live.bytes;
         }
+    }
+
+    pub(crate) fn remove_live(&self, id: SegmentId, live: Live) {
+        self.add_live(id, Live { records: -live.records, bytes: -live.bytes });
     }
 
     pub(crate) fn add_tombstone(&self, id: SegmentId) {
@@ -127,7 +147,7 @@ impl Table {
             .range(..replay_from)
             .find(|(id, segment)| {
                 let free_of_tombstones = segment.tombstones == 0 || Some(**id) == oldest;
-                segment.finished && segment.live <= 0 && free_of_tombstones
+                segment.finished && segment.live.records <= 0 && free_of_tombstones
             })
             .map(|(id, segment)| Droppable { id: *id, oldest: Some(*id) == oldest, bytes: segment.end_bytes })
     }

@@ -169,6 +169,7 @@ fn check_checkpoints(
                     found.in_force = Some((header, entries));
                 }
             }
+            Ok(Checkpoint::Outdated) => {}
             Ok(Checkpoint::Absent) => {
                 let what = format!("the checkpoint is missing; {consequence}");
                 findings.add(Finding::new(Severity::Repairable, Kind::Checkpoint, &name, what));

@@ -4,7 +4,7 @@ use std::io;
 
 use taffrail_blobstore::disk::{Access, Disk};
 use taffrail_blobstore::format::checkpoint::{
-    CheckpointHeader, Entry, FRAME_HEADER_BYTES, HEADER_BYTES, RawFrameHeader, file_name,
+    CheckpointHeader, Entry, FRAME_HEADER_BYTES, HEADER_BYTES, RawFrameHeader, file_name, is_outdated,
 };
 use taffrail_blobstore::format::seal::Key;
 
@@ -13,6 +13,8 @@ use crate::window::Window;
 /// What a checkpoint turned out to be.
 pub(crate) enum Checkpoint {
     Absent,
+    /// Of an earlier format. An opening reads the log instead, and writes a new one in time.
+    Outdated,
     Intact(CheckpointHeader, Vec<Entry>),
     /// Not what was written, from this offset on.
     Damaged {
@@ -26,6 +28,9 @@ pub(crate) fn read(disk: &dyn Disk, key: &Key, number: u64) -> io::Result<Checkp
         return Ok(Checkpoint::Absent);
     };
     let head = window.read(0, HEADER_BYTES)?;
+    if head.as_deref().is_some_and(is_outdated) {
+        return Ok(Checkpoint::Outdated);
+    }
     let Some(header) = head.and_then(|bytes| CheckpointHeader::decode(&bytes, number, key)) else {
         return Ok(Checkpoint::Damaged { offset_bytes: 0 });
     };

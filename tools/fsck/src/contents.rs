@@ -121,7 +121,7 @@ impl Contents {
                     }),
                 );
             }
-            Entry::Session { session, record_segment } => self.log_session(session, *record_segment),
+            Entry::Session { session, record_segment, .. } => self.log_session(session, *record_segment),
         }
     }
 

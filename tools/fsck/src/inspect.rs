@@ -136,6 +136,10 @@ fn print_checkpoint(disk: &dyn Disk, key: &Key, number: u64, printer: &mut Print
     match checkpoint::read(disk, key, number)? {
         Checkpoint::Absent => printer
             .print(&format!("checkpoint {number} absent"), &json!({"checkpoint": number, "state": "absent"})),
+        Checkpoint::Outdated => printer.print(
+            &format!("checkpoint {number} of an earlier format"),
+            &json!({"checkpoint": number, "state": "outdated"}),
+        ),
         Checkpoint::Damaged { offset_bytes } => printer.print(
             &format!("checkpoint {number} damaged at {offset_bytes}"),
             &json!({"checkpoint": number, "state": "damaged", "offset_bytes": offset_bytes}),

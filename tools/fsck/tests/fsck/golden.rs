@@ -1,6 +1,6 @@
 //! Stores that earlier versions wrote, committed as they were: each must open and check clean in every later version.
 //!
-//! `tests/golden/v1` was made by [`make`] in 0.1.0 and is never made again; a new format adds a folder. The golden files only gain
+//! `tests/golden/v1` was made by [`make`] before 0.1.0, `v2` in it; they are never made again, and a new format adds a folder. The golden files only gain
 //! versions.
 
 use std::fs;
@@ -15,7 +15,7 @@ fn golden(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)
 }
 
-/// The history of `v1`: every kind of record but SEGMENT_DROP and REPAIRED, in three log segments of three epochs, without solo
+/// The history of each version: every kind of record but SEGMENT_DROP and REPAIRED, in three log segments of three epochs, without solo
 /// files, whose least length would make this folder a megabyte; `tests/fsck/clean.rs` has those.
 fn make(folder: &Path) {
     let mut world = World::open(folder, START_MS);
@@ -43,13 +43,21 @@ fn make(folder: &Path) {
 }
 
 #[test]
-fn a_store_of_version_1_checks_clean_opens_and_serves_what_was_put_into_it() {
-    let run = fsck(&["check", "--deep", "--json"], &golden("v1"));
+fn a_store_of_every_version_checks_clean_opens_and_serves_what_was_put_into_it() {
+    serves_what_was_put_into_it("v1", 1);
+    serves_what_was_put_into_it("v2", 2);
+}
+
+fn serves_what_was_put_into_it(version: &str, format: u32) {
+    let run = fsck(&["check", "--deep", "--json"], &golden(version));
     assert_eq!((run.code, run.json()["findings"].as_array().unwrap().len()), (0, 0), "{run:?}");
     let totals = &run.json()["totals"];
-    assert_eq!((&totals["format"], &totals["blobs"], &totals["links"]), (&1.into(), &5.into(), &6.into()));
+    assert_eq!(
+        (&totals["format"], &totals["blobs"], &totals["links"]),
+        (&format.into(), &5.into(), &6.into())
+    );
 
-    let image = Image::copy_of(&golden("v1"));
+    let image = Image::copy_of(&golden(version));
     let mut world = image.open();
     assert!(world.is_writable(), "{:?}", world.store.state());
     for (number, seed, len) in [(1, 1, 300), (2, 1, 300), (1, 2, 5_000), (2, 4, 900)] {
@@ -62,15 +70,25 @@ fn a_store_of_version_1_checks_clean_opens_and_serves_what_was_put_into_it() {
     assert!(world.read(3, &digest(3, 700)).is_err());
     world.put(1, 9, 10_000);
     drop(world);
-    assert_eq!(check(image.path()).code, 0);
+    let run = check(image.path());
+    assert_eq!(
+        (run.code, &run.json()["totals"]["format"]),
+        (0, &2.into()),
+        "an opening writes the newest format"
+    );
     // The log alone says the same.
     fs::remove_dir_all(image.file("index")).unwrap();
     assert_eq!(image.open().store.stats().blobs, 6);
 }
 
 #[test]
-fn a_store_of_version_1_is_measured_and_collected() {
-    let run = fsck(&["stats", "--json"], &golden("v1"));
+fn a_store_of_every_version_is_measured_and_collected() {
+    is_measured_and_collected("v1");
+    is_measured_and_collected("v2");
+}
+
+fn is_measured_and_collected(version: &str) {
+    let run = fsck(&["stats", "--json"], &golden(version));
     assert_eq!(run.code, 0, "{run:?}");
     let figures = run.json();
     let count = |field: &str| figures["blobs"][field]["count"].as_u64().unwrap();
@@ -80,7 +98,7 @@ fn a_store_of_version_1_is_measured_and_collected() {
     // The collected blob, of 700 bytes behind a header of 192.
     assert_eq!(figures["log"]["dead_bytes"], (192_u64 + 700).next_multiple_of(64));
 
-    let image = Image::copy_of(&golden("v1"));
+    let image = Image::copy_of(&golden(version));
     assert_eq!(fsck(&["gc", "--json"], image.path()).json()["state"], "nothing-to-collect");
     let mut world = image.open();
     world.unlink(1, &digest(2, 5_000));
@@ -101,7 +119,7 @@ fn this_version_writes_what_the_newest_golden_store_holds() {
     make(image.path());
     assert_eq!(options().entropy, [7; 48], "the key and uuid of the golden store");
     for folder in ["", "log", "index"] {
-        for entry in fs::read_dir(golden("v1").join(folder)).unwrap() {
+        for entry in fs::read_dir(golden("v2").join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             // Who held the lock; checkpoints are derived, and list blobs in the order of a hash map.
@@ -116,7 +134,7 @@ fn this_version_writes_what_the_newest_golden_store_holds() {
     }
 }
 
-/// Makes the folder of a version that is not there yet: `TAFFRAIL_GOLDEN=v2 cargo test -p taffrail-fsck golden`.
+/// Makes the folder of a version that is not there yet: `TAFFRAIL_GOLDEN=v3 cargo test -p taffrail-fsck golden`.
 #[test]
 fn a_new_golden_store_is_made_when_asked_for() {
     #[expect(clippy::disallowed_methods, reason = "a test that an operator asks for")]
