@@ -107,7 +107,7 @@ impl Engine {
         if written.is_err() {
             drop(self.disk.remove(&name.file_name()));
         }
-        written.map(|partition| Arc::new(partition.is_volatile())).map_err(Failed::write)
+        written.map(|partition| Arc::new(partition.volatile())).map_err(Failed::write)
     }
 
     /// Goes over to the new partitions.

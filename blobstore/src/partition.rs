@@ -95,8 +95,8 @@ impl Partition {
         Ok(Some(Partition { header, seal: found, key, file, mapping, directory, is_durable }))
     }
 
-    /// Says that nothing was flushed yet.
-    pub(crate) fn is_volatile(mut self) -> Partition {
+    /// The same, of which nothing was flushed yet.
+    pub(crate) fn volatile(mut self) -> Partition {
         self.is_durable = AtomicBool::new(false);
         self
     }

@@ -85,6 +85,10 @@ pub(crate) fn open(
         damage = known;
         let without_checkpoint = Superblock { checkpoint: 0, ..stored.clone() };
         end = engine.replay(&without_checkpoint, &segments.found, &mut damage)?;
+        if engine.locator.is_broken.load(Ordering::Acquire) {
+            let error = io::Error::other("what was just written to the index cannot be read");
+            return Err(OpenError::Io { name: INDEX_FOLDER.to_owned(), error });
+        }
     }
     engine.finish_recovery(&segments, end, damage, writable.is_some(), now_ms)
 }
@@ -387,11 +391,13 @@ impl Engine {
             self.options.index_delta_max.map_or((SPILL_BLOBS, SPILL_CHECK_RECORDS), |blobs| (blobs, 1));
         if end.records >= records_max {
             end.records = 0;
-            for index in 0..SHARDS {
-                if self.locator.shard(index).delta_len() > blobs_max {
-                    self.spill(index);
-                }
+            let is_long = |index: &usize| self.locator.shard(*index).delta_len() > blobs_max;
+            let long: Vec<usize> = (0..SHARDS).filter(is_long).collect();
+            if !long.is_empty() {
+                // They end by blobs that are in memory.
+                self.forget_finished_sessions();
             }
+            long.into_iter().for_each(|index| self.spill(index));
         }
     }
 

@@ -4,7 +4,7 @@
 //! entry may already show what a record behind the position says, and replaying that record again changes nothing.
 //!
 //! ```text
-//! header (4096): 0 magic "TAFFCKP2"   8 u64 number   16 uuid[16]   32 u32 epoch   36 u32 frames   40 u64 next lsn
+//! header (4096): 0 magic "TAFFCKP4"   8 u64 number   16 uuid[16]   32 u32 epoch   36 u32 frames   40 u64 next lsn
 //!                48 u64 replay segment   56 u64 replay offset   64 u64 entries   4064 seal[32]
 //! frame:         0 u32 magic "TFFR"   4 u32 body length   8 u32 index   12 u32 entries   32 seal[32]   64 body
 //! ```
@@ -28,9 +28,10 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Most links or log segments in one entry; more go into further entries.
 pub const ENTRY_LINKS_MAX: usize = 4096;
 
-const MAGIC: [u8; 8] = *b"TAFFCKP2";
-/// Of the checkpoints of format 1, which know neither LSNs of blobs nor lengths of session records.
-const MAGIC_OUTDATED: [u8; 8] = *b"TAFFCKP1";
+const MAGIC: [u8; 8] = *b"TAFFCKP4";
+/// Of checkpoints from before there were partitions and sums: nothing can be told from them of what lives in each log segment.
+/// No flipped bit makes the one in use one of these.
+const MAGICS_OUTDATED: [[u8; 8]; 2] = [*b"TAFFCKP1", *b"TAFFCKP2"];
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"TFFR");
 const SEAL_OFFSET: usize = HEADER_BYTES - SEAL_BYTES;
 
@@ -65,7 +66,7 @@ pub fn number_of(file_name: &str) -> Option<u64> {
 
 /// Whether `bytes` begin a checkpoint of an earlier format. Such a one is not read: the log says the same.
 pub fn is_outdated(bytes: &[u8]) -> bool {
-    bytes.starts_with(&MAGIC_OUTDATED)
+    MAGICS_OUTDATED.iter().any(|magic| bytes.starts_with(magic))
 }
 
 impl CheckpointHeader {

@@ -46,7 +46,7 @@ pub(crate) fn solo(image: &Image, wanted: &Digest) -> (String, usize) {
                     && digest == wanted
                 {
                     let name = segment.solo_name();
-                    let len = fs::read(image.file(&name)).unwrap().len();
+                    let len = fs::metadata(image.file(&name)).unwrap().len();
                     return (name, usize::try_from(len).unwrap());
                 }
             }
