@@ -187,7 +187,7 @@ impl Engine {
     }
 
     fn totals(&self) -> Totals {
-        Totals { blob_bytes: self.locator.bytes.load(Ordering::Relaxed) }
+        Totals { blob_bytes: self.locator.total().bytes }
     }
 
     /// What the log takes.

@@ -13,6 +13,7 @@ use crate::disk::{Disk, Lock};
 use crate::error::Refusal;
 use crate::format::batch::{NewRecord, payload_place};
 use crate::format::checkpoint::Location;
+use crate::format::partition::PartitionName;
 use crate::format::record::{Body, Record, Said};
 use crate::format::seal::{Key, Place};
 use crate::format::{Lsn, RESERVE_FOLDER, SegmentId, footprint};
@@ -22,6 +23,7 @@ use crate::lending::Lending;
 use crate::locator::{Blob, Change, Link, Locator};
 use crate::log::{Ending, Fate, Log, Marks, Purpose, Ticket};
 use crate::options::{Options, Threading};
+use crate::partition::PageError;
 use crate::pool::Pool;
 use crate::recent::Recent;
 use crate::repository::RepositoryKey;
@@ -57,6 +59,8 @@ pub(crate) struct Engine {
     pub(crate) log: Log,
     /// Blobs that lost their last link, by when. An entry may be outdated; the blob itself says.
     pub(crate) garbage: Mutex<BTreeSet<(u64, Digest)>>,
+    /// Whether that of the partitions of the opening is among it.
+    pub(crate) garbage_is_loaded: AtomicBool,
     /// Until then nothing is unlinked or collected: leases of before the opening are not known.
     pub(crate) fenced_until_ms: AtomicU64,
     /// Solo files whose commit failed.
@@ -67,6 +71,10 @@ pub(crate) struct Engine {
     pub(crate) quarantines: AtomicU64,
     /// Held while a checkpoint is written.
     pub(crate) checkpointing: Mutex<()>,
+    /// Number of the next partition.
+    pub(crate) next_partition: AtomicU64,
+    /// The partitions of the newest checkpoint.
+    pub(crate) partitions_before: Mutex<BTreeSet<PartitionName>>,
     /// Whether a collection is under way.
     pub(crate) collecting: AtomicBool,
     /// Whether a compaction is under way.
@@ -127,7 +135,7 @@ impl Engine {
             Body::Delete { digest } => self.apply_delete(digest, lsn, time_ms),
             Body::Corrupt { digest, location } => {
                 // One that was pushed again while the record was on its way lies elsewhere, and is whole.
-                if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest)
+                if let Some(Some(blob)) = self.indexed(self.locator.write(digest).edit(digest))
                     && (location.is_none() || *location == blob.location)
                 {
                     blob.quarantined = true;
@@ -159,11 +167,11 @@ impl Engine {
         record_lsn: Lsn,
     ) {
         let mut shard = self.locator.write(digest);
-        let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
+        let Some(blob) = self.indexed(shard.edit_or_new(digest, segment)) else { return };
         if blob.location.is_some() && blob.record_lsn > record_lsn {
             return;
         }
-        let old_live = blob.live(digest.algorithm());
+        let old_live = blob.live(digest.algorithm()).unwrap_or_default();
         let old = blob.location.replace(location);
         let (old_len, old_segment) = (blob.len_bytes, blob.record_segment);
         blob.len_bytes = len_bytes;
@@ -172,12 +180,18 @@ impl Engine {
         // The copy of a record leaves the bytes of a solo file where they are, and as they are.
         blob.quarantined &= old == Some(location);
         let live = blob.live(digest.algorithm()).unwrap_or_default();
+        let is_new_garbage = old.is_none() && blob.is_garbage();
+        shard.tally.count_blob(len_bytes, segment, live, Change::Added);
+        if old.is_some() {
+            shard.tally.count_blob(old_len, old_segment, old_live, Change::Removed);
+        }
+        if is_new_garbage {
+            shard.tally.count_garbage(Change::Added);
+        }
         drop(shard);
         self.segments.add_live(segment, live);
-        self.locator.count_blob(len_bytes, Change::Added);
         if let Some(old) = old {
-            self.segments.remove_live(old_segment, old_live.unwrap_or_default());
-            self.locator.count_blob(old_len, Change::Removed);
+            self.segments.remove_live(old_segment, old_live);
             if old != location {
                 self.discard(&old);
             }
@@ -185,19 +199,26 @@ impl Engine {
     }
 
     fn apply_link(&self, repository: RepositoryKey, digest: &Digest, lsn: Lsn, segment: SegmentId) {
+        let live = Link::live(digest.algorithm());
         let mut shard = self.locator.write(digest);
-        let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
+        let Some(blob) = self.indexed(shard.edit_or_new(digest, segment)) else { return };
         if blob.link(repository).is_some_and(|link| link.generation > lsn) {
             return;
         }
+        let was_garbage = blob.is_garbage();
         let old = blob.insert_link(Link { repository, generation: lsn, segment });
         blob.unlinked_since_ms = 0;
+        shard.tally.count_link(segment, live, Change::Added);
+        if let Some(old) = &old {
+            shard.tally.count_link(old.segment, live, Change::Removed);
+        }
+        if was_garbage {
+            shard.tally.count_garbage(Change::Removed);
+        }
         drop(shard);
-        let live = Link::live(digest.algorithm());
         self.segments.add_live(segment, live);
-        match old {
-            Some(old) => self.segments.remove_live(old.segment, live),
-            None => self.locator.count_links(1, Change::Added),
+        if let Some(old) = old {
+            self.segments.remove_live(old.segment, live);
         }
     }
 
@@ -208,17 +229,24 @@ impl Engine {
     /// Removes those links of a blob. It is garbage when it had some and has none any more.
     fn remove_links(&self, digest: &Digest, time_ms: u64, goes: impl Fn(&Link) -> bool) {
         let mut shard = self.locator.write(digest);
-        let Some(blob) = shard.blobs.get_mut(digest) else { return };
+        let live = Link::live(digest.algorithm());
+        let Some(Some(blob)) = self.indexed(shard.edit(digest)) else { return };
         let removed: Vec<Link> = blob.links.extract_if(.., |link| goes(link)).collect();
         let unlinked = blob.links.is_empty() && !removed.is_empty();
         if unlinked {
             blob.unlinked_since_ms = time_ms.max(1);
         }
+        let is_new_garbage = unlinked && blob.is_garbage();
+        for link in &removed {
+            shard.tally.count_link(link.segment, live, Change::Removed);
+        }
+        if is_new_garbage {
+            shard.tally.count_garbage(Change::Added);
+        }
         drop(shard);
         for link in &removed {
-            self.segments.remove_live(link.segment, Link::live(digest.algorithm()));
+            self.segments.remove_live(link.segment, live);
         }
-        self.locator.count_links(removed.len(), Change::Removed);
         if unlinked {
             lock(&self.garbage).insert((time_ms.max(1), *digest));
         }
@@ -226,18 +254,60 @@ impl Engine {
 
     fn apply_delete(&self, digest: &Digest, lsn: Lsn, time_ms: u64) {
         self.remove_links(digest, time_ms, |link| link.generation < lsn);
-        let mut shard = self.locator.write(digest);
         let is_older = |blob: &Blob| blob.links.is_empty() && blob.record_lsn < lsn;
-        if !shard.blobs.get(digest).is_some_and(is_older) {
+        let found = self.indexed(self.locator.read(digest).find(digest).map(|blob| blob.is_some_and(|blob| is_older(&blob))));
+        if found != Some(true) {
             return;
         }
-        let Some(blob) = shard.blobs.remove(digest) else { return };
-        drop(shard);
-        if let Some(location) = blob.location {
-            self.segments.remove_live(blob.record_segment, blob.live(digest.algorithm()).unwrap_or_default());
-            self.locator.count_blob(blob.len_bytes, Change::Removed);
+        if let Some(Some(blob)) = self.indexed(self.forget_blob(digest))
+            && let Some(location) = blob.location
+        {
             self.discard(&location);
         }
+    }
+
+    /// Takes a blob and its links out of the locator and of what is live.
+    pub(crate) fn forget_blob(&self, digest: &Digest) -> Result<Option<Blob>, PageError> {
+        let link_live = Link::live(digest.algorithm());
+        let mut shard = self.locator.write(digest);
+        let Some(blob) = shard.remove(digest)? else { return Ok(None) };
+        for link in &blob.links {
+            shard.tally.count_link(link.segment, link_live, Change::Removed);
+            self.segments.remove_live(link.segment, link_live);
+        }
+        if let Some(live) = blob.live(digest.algorithm()) {
+            shard.tally.count_blob(blob.len_bytes, blob.record_segment, live, Change::Removed);
+            self.segments.remove_live(blob.record_segment, live);
+        }
+        if blob.is_garbage() {
+            shard.tally.count_garbage(Change::Removed);
+        }
+        Ok(Some(blob))
+    }
+
+    /// What the index said; `None` when it could not be read, and then the store is poisoned.
+    pub(crate) fn indexed<T>(&self, said: Result<T, PageError>) -> Option<T> {
+        said.map_err(|failed| self.index_failed(failed)).ok()
+    }
+
+    /// Sees to a page of the index that is needed for a decision or a change, and cannot be had. A damaged partition is removed: the
+    /// next opening finds the checkpoint without it, and reads the log instead.
+    pub(crate) fn index_failed(&self, failed: PageError) -> Refusal {
+        let name = failed.name.file_name();
+        if failed.is_damage() {
+            drop(self.disk.remove(&name));
+        }
+        self.locator.set_broken();
+        self.health.failed(&name, &Failed::index(failed.error))
+    }
+
+    /// The same for a lookup that decides nothing: a device that fails harms that lookup alone.
+    pub(crate) fn lookup_failed(&self, failed: PageError) -> std::io::Error {
+        let error = std::io::Error::new(failed.error.kind(), failed.error.to_string());
+        if failed.is_damage() {
+            self.index_failed(failed);
+        }
+        error
     }
 
     /// Frees the bytes of a blob whose record counts no more. Those in a log segment go with the segment. In recovery nothing is
@@ -303,7 +373,7 @@ impl Engine {
 
     fn uncount_links(&self, marks: &Marks) {
         for digest in &marks.links_coming {
-            if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest) {
+            if let Some(blob) = self.locator.write(digest).edit_marks(digest) {
                 blob.links_coming = blob.links_coming.saturating_sub(1);
             }
         }
@@ -317,7 +387,7 @@ impl Engine {
         }
         for digest in &marks.condemned {
             let mut shard = self.locator.write(digest);
-            if let Some(blob) = shard.blobs.get_mut(digest) {
+            if let Some(blob) = shard.edit_marks(digest) {
                 blob.condemned = false;
                 if blob.links.is_empty() {
                     lock(&self.garbage).insert((blob.unlinked_since_ms, *digest));

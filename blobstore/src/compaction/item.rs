@@ -10,8 +10,9 @@ use crate::format::record::{Body, Copied, Said};
 use crate::format::seal::Place;
 use crate::format::{Lsn, SegmentId};
 use crate::in_flight::Key;
-use crate::locator::Shard;
+use crate::locator::{Blob, Shard};
 use crate::log::{Copying, Marks, Purpose};
+use crate::partition::PageError;
 use crate::repository::SessionId;
 use crate::sync::Arc;
 
@@ -74,15 +75,32 @@ impl Item {
 
     /// What to write so that the log says the same without this record, when it is of a blob or link and counts: it is the one that
     /// the locator goes by, and no deletion of the blob is on its way. `None` when it does not, or cannot be moved.
-    pub(super) fn moved(&self, shard: &Shard, segment: SegmentId) -> Option<Vec<NewRecord>> {
+    pub(super) fn moved(
+        &self,
+        shard: &Shard,
+        segment: SegmentId,
+    ) -> Result<Option<Vec<NewRecord>>, PageError> {
+        let (Body::Blob { digest, .. }
+        | Body::Solo { digest, .. }
+        | Body::Link { digest, .. }
+        | Body::Corrupt { digest, .. }) = &self.body
+        else {
+            return Ok(None);
+        };
+        Ok(shard.find(digest)?.and_then(|blob| self.moved_for(&blob, segment)))
+    }
+
+    fn moved_for(&self, blob: &Blob, segment: SegmentId) -> Option<Vec<NewRecord>> {
         match &self.body {
-            Body::Blob { digest, .. } => {
-                let blob = shard.blobs.get(digest).filter(|blob| blob.location == self.location())?;
+            Body::Blob { .. } => {
                 // Damaged bytes stay where they are, and with them the segment, until they are pushed again or deleted.
-                (!blob.condemned && !blob.quarantined).then(|| vec![self.copy()])
+                let is_moved = blob.location == self.location() && !blob.condemned && !blob.quarantined;
+                is_moved.then(|| vec![self.copy()])
             }
             Body::Solo { digest, .. } => {
-                let blob = shard.blobs.get(digest).filter(|blob| blob.location == self.location())?;
+                if blob.location != self.location() {
+                    return None;
+                }
                 if blob.condemned || blob.record_segment != segment {
                     return None;
                 }
@@ -93,14 +111,12 @@ impl Item {
                 }
                 Some(records)
             }
-            Body::Link { repository, digest } => {
-                let blob = shard.blobs.get(digest).filter(|blob| !blob.condemned)?;
-                let link = blob.link(*repository)?;
+            Body::Link { repository, .. } => {
+                let link = blob.link(*repository).filter(|_| !blob.condemned)?;
                 (link.generation == self.lsn && link.segment == segment).then(|| vec![self.copy()])
             }
             Body::Corrupt { digest, location } => {
-                let blob = shard.blobs.get(digest).filter(|blob| blob.quarantined)?;
-                let is_meant = location.is_none() || *location == blob.location;
+                let is_meant = blob.quarantined && (location.is_none() || *location == blob.location);
                 // Of the place where it lies now, whatever that was: a copy behind this lies elsewhere, and is whole.
                 is_meant.then(|| vec![corrupt(digest, blob.location)])
             }
@@ -136,7 +152,7 @@ impl Engine {
             | Body::Corrupt { digest, .. } => {
                 // Whoever decides on the blob does so under this lock, and cannot meanwhile.
                 let shard = self.locator.read(digest);
-                self.log.enqueue_copy(&Key::Digest(*digest), || item.moved(&shard, id), purpose, now_ms)
+                self.log.enqueue_copy(&Key::Digest(*digest), || self.indexed(item.moved(&shard, id)).flatten(), purpose, now_ms)
             }
             Body::Session(session) => {
                 let key = Key::Session(session.session);

@@ -119,7 +119,7 @@ impl Engine {
             | Body::Link { digest, .. }
             | Body::Corrupt { digest, .. } => {
                 let item = Item::new(said, batch);
-                item.moved(&self.locator.read(digest), id).is_some()
+                self.indexed(item.moved(&self.locator.read(digest), id)).flatten().is_some()
             }
             Body::Session(session) => self.sessions.counts_in(&session.session, id),
             Body::Unlink { .. } | Body::Delete { .. } | Body::SessionEnd { .. } => {
