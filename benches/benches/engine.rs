@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use taffrail_blobstore::disk::Disk;
 use taffrail_blobstore::disk::threads::ThreadsDisk;
+use taffrail_blobstore::disk::uring::{Ring, UringDisk};
 use taffrail_blobstore::{Algorithm, Digest, Options, RepositoryKey, SessionId, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -43,8 +45,17 @@ fn scratch() -> TempDir {
 }
 
 fn open(dir: &Path) -> Store {
-    let disk = ThreadsDisk::open_or_create(dir).unwrap();
-    Store::open(Arc::new(disk), Options::new([7; 48]), NOW_MS).unwrap()
+    Store::open(Arc::new(ThreadsDisk::open_or_create(dir).unwrap()), Options::new([7; 48]), NOW_MS).unwrap()
+}
+
+/// The back ends that this machine has.
+fn back_ends(dir: &Path) -> Vec<(&'static str, Arc<dyn Disk>)> {
+    let files = |name: &str| ThreadsDisk::open_or_create(&dir.join(name)).unwrap();
+    let mut back_ends: Vec<(&str, Arc<dyn Disk>)> = vec![("threads", Arc::new(files("threads")))];
+    if let Ok(ring) = Ring::start() {
+        back_ends.push(("uring", Arc::new(UringDisk::new(files("uring"), ring))));
+    }
+    back_ends
 }
 
 /// Content that differs from that of every other number.
@@ -83,16 +94,18 @@ fn hash(criterion: &mut Criterion) {
 
 fn append(criterion: &mut Criterion) {
     let (dir, runtime, next) = (scratch(), Runtime::new().unwrap(), AtomicU64::new(0));
-    let store = open(dir.path());
     let mut group = criterion.benchmark_group("append");
-    for bytes in [SMALL_BYTES, LARGE_BYTES] {
-        group.throughput(Throughput::Bytes(bytes as u64));
-        group.bench_function(BenchmarkId::from_parameter(bytes), |bencher| {
-            bencher.iter(|| {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                runtime.block_on(upload(&store, number, bytes, NOW_MS))
+    for (back_end, disk) in back_ends(dir.path()) {
+        let store = Store::open(disk, Options::new([7; 48]), NOW_MS).unwrap();
+        for bytes in [SMALL_BYTES, LARGE_BYTES] {
+            group.throughput(Throughput::Bytes(bytes as u64));
+            group.bench_function(BenchmarkId::new(back_end, bytes), |bencher| {
+                bencher.iter(|| {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    runtime.block_on(upload(&store, number, bytes, NOW_MS))
+                });
             });
-        });
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use taffrail_blobstore::disk::uring::Ring;
 
 use crate::plan::{Other, Plan};
 use crate::report::Report;
@@ -192,7 +193,16 @@ fn facts(plan: &Plan) -> Result<Vec<(&'static str, String)>> {
         ("memory", memory),
         ("kernel", kernel),
         ("file system", file_system(&plan.dir)?),
+        ("storage.io of taffrail", back_end()),
     ])
+}
+
+/// What `storage.io: auto` comes to on this machine.
+fn back_end() -> String {
+    Ring::start().map_or_else(
+        |reason| format!("threads ({reason})"),
+        |ring| format!("uring, {} buffers", ring.buffers()),
+    )
 }
 
 /// The type of the file system that holds `dir`.

@@ -1,13 +1,15 @@
 //! Storage threads: where blocking disk calls run, so that no caller's thread ever waits for a disk.
 //!
 //! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes in it, a reader one block and two
-//! runs ahead, a commit one file sync. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
+//! runs ahead, a commit one file sync. A write that the disk takes without a thread ([`File::begin_write`]) takes none. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
 //! the engine deterministic.
 
 use std::collections::VecDeque;
+use std::io;
 
 use crate::completion::{Completion, completion};
-use crate::sync::{AbortOnPanic, Arc, Condvar, Mutex, lock, thread};
+use crate::disk::{Buffer, File, Write, Written};
+use crate::sync::{AbortOnPanic, Arc, Condvar, Mutex, PoisonError, lock, thread};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -20,18 +22,48 @@ pub(crate) struct Pool {
 struct Queue {
     jobs: Mutex<Jobs>,
     wake: Condvar,
+    /// Signalled when the last write that was begun is over.
+    settled: Condvar,
 }
 
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
+    /// Writes that were begun and are not over.
+    begun: usize,
     closed: bool,
+}
+
+/// A write that was begun, until it is over.
+struct Begun {
+    queue: Arc<Queue>,
+}
+
+impl Begun {
+    fn new(queue: &Arc<Queue>) -> Begun {
+        lock(&queue.jobs).begun += 1;
+        Begun { queue: Arc::clone(queue) }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let left = {
+            let mut jobs = lock(&self.queue.jobs);
+            jobs.begun -= 1;
+            jobs.begun
+        };
+        if left == 0 {
+            self.queue.settled.notify_all();
+        }
+    }
 }
 
 impl Pool {
     /// A pool without threads.
     pub(crate) fn inline() -> Pool {
-        Pool { queue: Arc::new(Queue { jobs: Mutex::default(), wake: Condvar::new() }), threads: Vec::new() }
+        let queue = Queue { jobs: Mutex::default(), wake: Condvar::new(), settled: Condvar::new() };
+        Pool { queue: Arc::new(queue), threads: Vec::new() }
     }
 
     /// A pool of `threads` threads, at least one.
@@ -55,14 +87,51 @@ impl Pool {
         if self.threads.is_empty() {
             job();
         } else {
-            lock(&self.queue.jobs).waiting.push_back(Box::new(job));
-            self.queue.wake.notify_one();
+            self.queue.push(Box::new(job));
+        }
+        completion
+    }
+
+    /// Writes all of `buffer` to `offset_bytes`: without a thread where the disk can, else on a storage thread.
+    pub(crate) fn write(
+        &self,
+        file: Arc<dyn File>,
+        buffer: Buffer,
+        offset_bytes: u64,
+    ) -> Completion<io::Result<()>> {
+        if self.threads.is_empty() {
+            return self.run(move || file.write_at(buffer.as_slice(), offset_bytes));
+        }
+        let (completer, completion) = completion();
+        let begun = Begun::new(&self.queue);
+        let (queue, again) = (Arc::clone(&self.queue), Arc::clone(&file));
+        let then = Box::new(move |written, buffer: Buffer| match written {
+            Written::Done(outcome) => {
+                drop((buffer, again));
+                completer.complete(outcome);
+                drop(begun);
+            }
+            Written::NotHere => queue.push(Box::new(move || {
+                let outcome = again.write_at(buffer.as_slice(), offset_bytes);
+                drop((buffer, again));
+                completer.complete(outcome);
+                drop(begun);
+            })),
+        });
+        if let Err(write) = file.begin_write(Write::new(buffer, offset_bytes, then)) {
+            let (buffer, _, then) = write.into_parts();
+            then(Written::NotHere, buffer);
         }
         completion
     }
 }
 
 impl Queue {
+    fn push(&self, job: Job) {
+        lock(&self.jobs).waiting.push_back(job);
+        self.wake.notify_one();
+    }
+
     fn next(&self) -> Option<Job> {
         lock(&self.jobs).waiting.pop_front()
     }
@@ -78,7 +147,7 @@ impl Queue {
             } else if jobs.closed {
                 return;
             } else {
-                jobs = self.wake.wait(jobs).unwrap_or_else(std::sync::PoisonError::into_inner);
+                jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
@@ -94,9 +163,19 @@ impl Drop for Pool {
                 drop(thread.join());
             }
         }
-        // It may also be the only one. What still waits is done before the store's lock goes.
-        while let Some(job) = self.queue.next() {
-            job();
+        // It may also be the only one. What still waits is done before the store's lock goes, and what was begun is over: none of it
+        // waits for this thread, because whoever ends a write only wakes the one who waits for it.
+        loop {
+            while let Some(job) = self.queue.next() {
+                job();
+            }
+            let jobs = lock(&self.queue.jobs);
+            if jobs.begun == 0 {
+                return;
+            }
+            if jobs.waiting.is_empty() {
+                drop(self.queue.settled.wait(jobs).unwrap_or_else(PoisonError::into_inner));
+            }
         }
     }
 }

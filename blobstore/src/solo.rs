@@ -23,9 +23,9 @@ use crate::sync::{Arc, AtomicU32, Mutex, Ordering, Weak, lock};
 /// Bytes of one write: two blocks. Larger writes gain nothing on measured disks; smaller ones cost system calls.
 pub(crate) const WRITE_BYTES: usize = 2 * BLOCK_BYTES;
 
-/// Writes of one upload that may be under way: two keep the disk busy while the next buffer fills, and bound an upload to 1.5
-/// MiB of memory.
-pub(crate) const IN_FLIGHT_MAX: usize = 2;
+/// Writes of one upload that may be under way: with four a disk took 1.15 times as much as with two from threads, and 1.5 times from a ring
+/// (`docs/decisions/0011-what-goes-through-io-uring.md`). They bound an upload to 2.5 MiB of memory.
+pub(crate) const IN_FLIGHT_MAX: usize = 4;
 
 /// Space is reserved in steps of this many bytes: few enough system calls, little enough to give back.
 const ALLOCATE_STEP_BYTES: u64 = 16 * 1024 * 1024;
@@ -292,7 +292,7 @@ impl SoloWriter {
         if self.is_broken { Err(io::Error::other("an earlier write of the upload failed")) } else { Ok(()) }
     }
 
-    /// Hands one unit of [`WRITE_BYTES`] to a storage thread.
+    /// Hands one unit of [`WRITE_BYTES`] to the disk.
     pub(crate) fn submit_unit(&mut self, engine: &Engine, unit: &[u8]) {
         debug_assert!(unit.len() == WRITE_BYTES, "only whole units advance the file");
         for (index, block) in unit.chunks(BLOCK_BYTES).enumerate() {
@@ -311,19 +311,22 @@ impl SoloWriter {
     }
 
     fn submit(&mut self, engine: &Engine, bytes: &[u8]) {
-        let mut buffer = AlignedBuffer::zeroed(aligned(bytes.len()));
-        buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+        let mut buffer = engine.disk.lend(aligned(bytes.len()));
+        let (filled, padding) = buffer.as_mut_slice().split_at_mut(bytes.len());
+        filled.copy_from_slice(bytes);
+        padding.fill(0);
         let offset = PAYLOAD_OFFSET_BYTES + self.written_bytes;
         let end = offset + buffer.as_slice().len() as u64;
         let grow = (end > self.allocated_bytes).then(|| end.next_multiple_of(ALLOCATE_STEP_BYTES));
         self.allocated_bytes = grow.unwrap_or(self.allocated_bytes);
         let file = Arc::clone(&self.file);
-        self.in_flight.push_back(engine.pool.run(move || {
-            if let Some(len_bytes) = grow {
+        self.in_flight.push_back(match grow {
+            Some(len_bytes) => engine.pool.run(move || {
                 file.allocate(len_bytes)?;
-            }
-            file.write_at(buffer.as_slice(), offset)
-        }));
+                file.write_at(buffer.as_slice(), offset)
+            }),
+            None => engine.pool.write(file, buffer, offset),
+        });
     }
 
     /// Goes back to `offset_bytes`, rounded down to a unit; what was written behind is written again.

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use taffrail_blobstore::disk::Disk;
 use taffrail_blobstore::disk::threads::ThreadsDisk;
+use taffrail_blobstore::disk::uring::{Ring, UringDisk};
 use taffrail_blobstore::{Options, Store, StoreState, Threading};
 
 use crate::ambient;
-use crate::config::Config;
+use crate::config::{Config, StorageIo};
 use crate::drain::Drain;
 use crate::supervisor;
 
@@ -29,9 +31,9 @@ const THREADS_MIN: usize = 8;
 /// # Errors
 /// When another process has it (the error names that process), or the disk fails.
 pub(crate) fn open(folder: &Path, config: &Config) -> anyhow::Result<Store> {
-    let disk =
+    let files =
         ThreadsDisk::open_or_create(folder).with_context(|| format!("cannot use {}", folder.display()))?;
-    let store = Store::open(Arc::new(disk), options(config), ambient::now_ms())
+    let store = Store::open(disk(files, config.storage.io)?, options(config), ambient::now_ms())
         .with_context(|| format!("cannot open the store in {}", folder.display()))?;
     match store.state() {
         StoreState::Writable => {}
@@ -47,6 +49,24 @@ pub(crate) fn open(folder: &Path, config: &Config) -> anyhow::Result<Store> {
         StoreState::Poisoned { reason } => tracing::error!(reason, "the store failed while it was opened"),
     }
     Ok(store)
+}
+
+/// The back end that was asked for, or that the system allows.
+fn disk(files: ThreadsDisk, io: StorageIo) -> anyhow::Result<Arc<dyn Disk>> {
+    let ring = match io {
+        StorageIo::Threads => None,
+        StorageIo::Uring => Some(Ring::start().context("storage.io is uring")?),
+        StorageIo::Auto => Ring::start()
+            .inspect_err(|reason| tracing::info!(io = "threads", %reason, "large writes go through threads"))
+            .ok(),
+    };
+    match ring {
+        Some(ring) => {
+            tracing::info!(io = "uring", buffers = ring.buffers(), "large writes go through io_uring");
+            Ok(Arc::new(UringDisk::new(files, ring)))
+        }
+        None => Ok(Arc::new(files)),
+    }
 }
 
 fn options(config: &Config) -> Options {

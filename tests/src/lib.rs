@@ -19,6 +19,7 @@ pub mod loop_disk;
 pub mod program;
 pub mod ranks;
 pub mod raw;
+pub mod sandbox;
 pub mod scene;
 pub mod server;
 pub mod settings;

@@ -30,15 +30,27 @@ const LEASE_SECS: u64 = 10;
 /// One killed store in so many is checked as it lies; a check reads every blob.
 const CHECKED_ONE_IN: u64 = 10;
 
+/// The back end that is not the default has so many times fewer cycles.
+const OTHER_ONE_IN: u64 = 10;
+
 /// Acknowledgements that a cycle must average for the test to mean anything.
 const ACKNOWLEDGED_MIN: u64 = 5;
 
 #[test]
 fn what_was_acknowledged_survives_kill_9() -> Result<()> {
-    let (cycles, seed) = (settings::kill_cycles().max(1), settings::seed());
+    survives(settings::kill_cycles().max(1), restless())
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9_with_every_write_on_threads() -> Result<()> {
+    survives(settings::kill_cycles().div_ceil(OTHER_ONE_IN), restless().key("storage", "io", "threads"))
+}
+
+fn survives(cycles: u64, options: Options) -> Result<()> {
+    let seed = settings::seed();
     say(&format!("kill -9: seed {seed} (TAFFRAIL_SEED={seed} repeats the load, not its timing)"));
     let mut random = StdRng::seed_from_u64(seed);
-    let mut server = Server::start_with(restless())?;
+    let mut server = Server::start_with(options)?;
     let mut load = Load::new(seed, || server.admin())?;
     let (mut reopens, mut acknowledged, mut checked) = (Vec::new(), 0, 0);
     for cycle in 1..=cycles {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::fuzz;
-use crate::step::{Done, Step, Tally};
+use crate::step::{Count, Done, Step, Tally};
 use crate::tooling;
 
 /// Rounds of kill -9 in one run.
@@ -19,6 +19,10 @@ pub(crate) const POWERCUT_ROUNDS: u32 = 20;
 pub(crate) const TIMING_SAMPLES: u32 = 400;
 /// Seconds for each fuzz target.
 pub(crate) const FUZZ_SECONDS: u32 = 20;
+
+/// The engine with all of its back ends.
+const ENGINE: [&str; 6] =
+    ["--package", "taffrail-blobstore", "--features", "uring", "--locked", "--no-fail-fast"];
 
 /// The tests of all packages but the two that have steps of their own.
 const TESTS: [&str; 7] = [
@@ -50,6 +54,8 @@ pub(crate) fn run() -> Result<()> {
         // Not the advisories: their database cannot be had by name from a package registry.
         Step::cargo("deny", &["deny", "check", "bans", "licenses", "sources"]),
         engine(),
+        engine_without_ring("EPERM"),
+        engine_without_ring("ENOSYS"),
         Step::tests("tests", &TESTS),
         Step::tests(
             "whole server",
@@ -64,6 +70,8 @@ pub(crate) fn run() -> Result<()> {
                 "security",
                 "--test",
                 "poison",
+                "--test",
+                "io",
             ],
         ),
         conformance(),
@@ -87,10 +95,17 @@ pub(crate) fn run_some(steps: &[Step]) -> Result<()> {
 
 /// The engine's tests; they print their seeds and how many crash points they went through.
 fn engine() -> Step {
-    Step::tests(
-        "engine",
-        &["--package", "taffrail-blobstore", "--locked", "--no-fail-fast", "--", "--nocapture"],
-    )
+    Step::tests("engine", &[&ENGINE[..], &["--", "--nocapture"]].concat())
+}
+
+/// The engine's tests where `io_uring` is forbidden, as container runtimes forbid it; the tests of the ring check that it is.
+fn engine_without_ring(errno: &str) -> Step {
+    let sandbox =
+        ["run", "--quiet", "--package", "taffrail-tests", "--locked", "--example", "without_uring", "--"];
+    let args = [&sandbox[..], &[errno, "cargo", "test"], &ENGINE[..]].concat();
+    let step = Step::cargo(&format!("engine, {errno}"), &args).env("TAFFRAIL_RING", "forbidden");
+    // The crash sweep runs on the simulated disk, with or without.
+    Step { count: Count::Tests, ..step }.env("TAFFRAIL_CRASH_POINTS", 2_000)
 }
 
 /// The engine's crash sweep, for as long as one likes.

@@ -26,7 +26,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("xtask", &[]),
 ];
 
-/// Packages that carry neither HTTP nor SQL nor an async runtime, directly or through others.
+/// Packages that carry neither HTTP nor SQL nor an async runtime, directly or through others; but see [`EXCEPTED`].
 const PLAIN: [&str; 2] = ["taffrail-blobstore", "taffrail-fsck"];
 
 /// What "HTTP, SQL or an async runtime" means.
@@ -43,6 +43,9 @@ const NOT_PLAIN: [&str; 11] = [
     "tokio",
     "tower",
 ];
+
+/// The one edge that may lead to an async runtime: `disk/uring.rs`, behind a feature that the server alone asks for.
+const EXCEPTED: (&str, &str) = ("taffrail-blobstore", "tokio-uring");
 
 /// What cargo resolved: for each package its dependencies, without those of tests.
 struct Graph {
@@ -90,12 +93,13 @@ impl Graph {
         Ok(graph)
     }
 
-    /// Everything below `package`.
+    /// Everything below `package`, but for what lies behind [`EXCEPTED`].
     fn below(&self, package: &str) -> BTreeSet<&str> {
         let mut found = BTreeSet::new();
         let mut open = vec![package];
         while let Some(name) = open.pop() {
-            for dependency in self.direct.get(name).into_iter().flatten() {
+            let dependencies = self.direct.get(name).into_iter().flatten();
+            for dependency in dependencies.filter(|dependency| (name, dependency.as_str()) != EXCEPTED) {
                 if found.insert(dependency.as_str()) {
                     open.push(dependency);
                 }

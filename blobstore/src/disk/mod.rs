@@ -1,7 +1,7 @@
 //! The disk, as the engine sees it: named files in a handful of folders, positioned I/O, explicit durability.
 //!
-//! Two back ends: [`threads`] (the operating system's files) and [`sim`] (a disk in memory that loses, tears and reorders
-//! what was not synced). What must stay true of both:
+//! Three back ends: [`threads`] (the operating system's files), `uring` (the same, large writes through `io_uring`; only with the
+//! feature of that name) and [`sim`] (a disk in memory that loses, tears and reorders what was not synced). What must stay true of all:
 //!
 //! - A write is durable only after [`File::sync`] of that file returned; the file's *name* only after [`Disk::sync_dir`] of
 //!   its folder returned. The same holds for a removal.
@@ -19,6 +19,11 @@ use self::mapping::Mapping;
 pub mod mapping;
 pub mod sim;
 pub mod threads;
+#[cfg(feature = "uring")]
+pub mod uring;
+mod write;
+
+pub use write::{Buffer, Write, Written};
 
 /// Alignment, in bytes, of offsets, lengths and buffers of [`Access::Direct`] I/O. 4096 satisfies every device that
 /// Linux reports today.
@@ -73,6 +78,15 @@ pub trait File: Send + Sync + fmt::Debug {
     /// range may have been written.
     fn write_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()>;
 
+    /// Begins a write without waiting for it, where the disk can. It ends as [`File::write_at`] does; until then it counts as not
+    /// completed.
+    ///
+    /// # Errors
+    /// The write itself, untouched: this file has no such way, or not for this buffer. The caller writes on a thread.
+    fn begin_write(&self, write: Write) -> Result<(), Write> {
+        Err(write)
+    }
+
     /// Makes all completed writes, and the file's length, durable (`fdatasync`).
     ///
     /// # Errors
@@ -123,6 +137,8 @@ pub struct Counters {
     pub flushes: u64,
     /// Bytes written.
     pub written_bytes: u64,
+    /// Those of them that went through a ring.
+    pub ring_written_bytes: u64,
     /// Bytes read.
     pub read_bytes: u64,
 }
@@ -178,6 +194,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`LockError`].
     fn lock(&self, owner: &str) -> Result<Box<dyn Lock>, LockError>;
+
+    /// Memory for a write of `len` bytes, a multiple of [`DIRECT_ALIGN_BYTES`], to a file of [`Access::Direct`]: where the disk
+    /// has memory that is dearer to come by, as long as there is some.
+    fn lend(&self, len: usize) -> Buffer {
+        Buffer::own(len)
+    }
 
     /// What was done so far.
     fn counters(&self) -> Counters;

@@ -52,12 +52,13 @@ pub struct ThreadsDisk {
 struct Shared {
     flushes: AtomicU64,
     written_bytes: AtomicU64,
+    ring_written_bytes: AtomicU64,
     read_bytes: AtomicU64,
     /// Set once the file system refused `O_DIRECT`.
     direct_refused: AtomicBool,
 }
 
-struct ThreadsFile {
+pub(super) struct ThreadsFile {
     file: OwnedFd,
     name: String,
     writable: bool,
@@ -120,7 +121,13 @@ impl ThreadsDisk {
         })
     }
 
-    fn file(&self, file: OwnedFd, name: &str, access: Access, writable: bool) -> io::Result<Arc<dyn File>> {
+    fn file(
+        &self,
+        file: OwnedFd,
+        name: &str,
+        access: Access,
+        writable: bool,
+    ) -> io::Result<Arc<ThreadsFile>> {
         if access == Access::Direct && !self.shared.direct_refused.load(Ordering::Relaxed) {
             // Asked for after the open: an open with both O_CREAT and O_DIRECT may leave a file behind when it fails.
             match fs::fcntl_setfl(&file, OFlags::DIRECT) {
@@ -132,18 +139,13 @@ impl ThreadsDisk {
         Ok(Arc::new(ThreadsFile { file, name: name.to_owned(), writable, shared: Arc::clone(&self.shared) }))
     }
 
-    fn refuse_when_read_only(&self) -> io::Result<()> {
-        if self.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
-    }
-
-    fn open_folder(&self, folder: &str) -> io::Result<OwnedFd> {
-        let path = if folder.is_empty() { "." } else { folder };
-        Ok(retry(|| fs::openat(&self.root, path, folder_flags(), Mode::empty()))?)
-    }
-}
-
-impl Disk for ThreadsDisk {
-    fn create(&self, name: &str, len_bytes: u64, access: Access) -> io::Result<Arc<dyn File>> {
+    /// As [`Disk::create`].
+    pub(super) fn create_file(
+        &self,
+        name: &str,
+        len_bytes: u64,
+        access: Access,
+    ) -> io::Result<Arc<ThreadsFile>> {
         self.refuse_when_read_only()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = retry(|| fs::openat(&self.root, name, flags, Mode::from_raw_mode(FILE_MODE)))?;
@@ -155,7 +157,8 @@ impl Disk for ThreadsDisk {
         file
     }
 
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+    /// As [`Disk::open`].
+    pub(super) fn open_file(&self, name: &str, access: Access) -> io::Result<Arc<ThreadsFile>> {
         let open = |flags| {
             retry(|| fs::openat(&self.root, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()))
         };
@@ -172,6 +175,25 @@ impl Disk for ThreadsDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a file")));
         }
         self.file(file, name, access, writable)
+    }
+
+    fn refuse_when_read_only(&self) -> io::Result<()> {
+        if self.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
+    }
+
+    fn open_folder(&self, folder: &str) -> io::Result<OwnedFd> {
+        let path = if folder.is_empty() { "." } else { folder };
+        Ok(retry(|| fs::openat(&self.root, path, folder_flags(), Mode::empty()))?)
+    }
+}
+
+impl Disk for ThreadsDisk {
+    fn create(&self, name: &str, len_bytes: u64, access: Access) -> io::Result<Arc<dyn File>> {
+        Ok(self.create_file(name, len_bytes, access)?)
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        Ok(self.open_file(name, access)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -284,12 +306,27 @@ impl Disk for ThreadsDisk {
         Counters {
             flushes: self.shared.flushes.load(Ordering::Relaxed),
             written_bytes: self.shared.written_bytes.load(Ordering::Relaxed),
+            ring_written_bytes: self.shared.ring_written_bytes.load(Ordering::Relaxed),
             read_bytes: self.shared.read_bytes.load(Ordering::Relaxed),
         }
     }
 }
 
 impl ThreadsFile {
+    /// Another descriptor of the open file, for whoever writes to it in another way; it shares the flags.
+    #[cfg(feature = "uring")]
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.refuse_when_read_only()?;
+        self.file.try_clone()
+    }
+
+    /// Counts what a ring wrote.
+    #[cfg(feature = "uring")]
+    pub(super) fn count_ring_written(&self, bytes: u64) {
+        self.shared.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.ring_written_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     fn refuse_when_read_only(&self) -> io::Result<()> {
         if self.writable { Ok(()) } else { Err(Errno::ROFS.into()) }
     }
@@ -514,7 +551,10 @@ mod tests {
         assert_eq!(&buffer, b"\0\0\0hello");
         assert_eq!(file.read_at(&mut buffer, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(file.len_bytes().unwrap(), 8);
-        assert_eq!(disk.counters(), Counters { flushes: 1, written_bytes: 5, read_bytes: 8 });
+        assert_eq!(
+            disk.counters(),
+            Counters { flushes: 1, written_bytes: 5, read_bytes: 8, ..Counters::default() }
+        );
     }
 
     #[test]

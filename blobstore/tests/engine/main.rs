@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer that was not expected is reported whole")]
 
+#[cfg(feature = "uring")]
+mod backends;
 mod budget;
 mod cachedamage;
 mod canary;

@@ -16,6 +16,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use section::{Key, Section, SetError};
+pub(crate) use sections::StorageIo;
 use sections::{Bootstrap, Limits, Log, Metrics, Server, Storage, Tls, TlsMode, Uploads};
 pub(crate) use source::{Environment, Source};
 use values::MetricsListen;

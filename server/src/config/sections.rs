@@ -134,6 +134,18 @@ section! {
     }
 }
 
+choice! {
+    /// How the files of the store are read and written.
+    enum StorageIo {
+        /// Large writes through `io_uring` where it can be had, else as `threads`.
+        Auto = "auto",
+        /// As `auto`, and an error where it cannot be had.
+        Uring = "uring",
+        /// Everything on threads.
+        Threads = "threads",
+    }
+}
+
 section! {
     /// Where and how bytes are kept.
     struct Storage {
@@ -149,6 +161,10 @@ section! {
         read_ahead_bytes_max: u64 [0..=64 * GIB] = READ_AHEAD_BYTES_MAX,
         /// Bytes of memory for manifests and blobs of at most 64 KiB that were read lately. 0 keeps none.
         recent_bytes_max: u64 [0..=64 * GIB] = RECENT_BYTES_MAX,
+        /// How files are read and written. `auto` writes large blobs through `io_uring` where the system lets it and says in the
+        /// log where it does not, as in most containers; `uring` does not start without; `threads` never asks for it. All
+        /// else goes through threads, which are as fast or faster there; the bytes on disk are the same.
+        io: StorageIo = StorageIo::Auto,
         /// Threads that read and write files. 0 means four for each processor, at least eight.
         threads: u64 [0..=1024] = 0,
         /// Seconds for which a blob that a client was told to exist stays, even when nothing links it any more.

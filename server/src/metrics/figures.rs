@@ -51,10 +51,13 @@ const STORE_GAUGES: [Figure<Stats>; 12] = [
     (("store_garbage_blobs", "Blobs without a link."), |stats| stats.garbage),
     (("store_free_bytes", "Bytes that the file system has left."), |stats| stats.free_bytes),
 ];
-const STORE_COUNTERS: [Figure<Stats>; 4] = [
+const STORE_COUNTERS: [Figure<Stats>; 5] = [
     (("store_corrupt_blobs", "Blobs found damaged, and set aside."), |stats| stats.quarantines),
     (("store_flushes", "Flushes to the disk."), |stats| stats.disk.flushes),
     (("store_written_bytes", "Bytes written to the disk."), |stats| stats.disk.written_bytes),
+    (("store_ring_written_bytes", "Bytes of them that went through io_uring."), |stats| {
+        stats.disk.ring_written_bytes
+    }),
     (("store_read_bytes", "Bytes read from the disk."), |stats| stats.disk.read_bytes),
 ];
 
