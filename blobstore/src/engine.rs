@@ -16,6 +16,7 @@ use crate::format::record::{Body, Record};
 use crate::format::seal::{Key, Place};
 use crate::format::{Lsn, RESERVE_FOLDER, SegmentId};
 use crate::health::{Failed, Health};
+use crate::lane::HashThreads;
 use crate::lease::Leases;
 use crate::lending::Lending;
 use crate::locator::{Blob, Change, Link, Locator};
@@ -29,6 +30,7 @@ use crate::session::Sessions;
 use crate::solo::Solos;
 use crate::superblock::Superblocks;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
+use crate::units::Units;
 
 /// File whose only purpose is the space it takes, relative to the store.
 pub(crate) const RESERVE_NAME: &str = "reserve/space";
@@ -37,6 +39,9 @@ pub(crate) const RESERVE_NAME: &str = "reserve/space";
 pub(crate) struct Engine {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) pool: Pool,
+    pub(crate) hash_threads: HashThreads,
+    /// Memory for uploads.
+    pub(crate) units: Arc<Units>,
     /// Memory for reading blobs.
     pub(crate) lending: Arc<Lending>,
     /// Small payloads that were read lately.

@@ -16,6 +16,7 @@ pub mod format;
 mod gc;
 mod hasher;
 mod health;
+mod lane;
 mod lease;
 mod lending;
 mod locator;
@@ -33,6 +34,7 @@ mod source;
 mod store;
 mod superblock;
 mod sync;
+mod units;
 mod upload;
 
 pub use digest::{Algorithm, Digest, DigestError};

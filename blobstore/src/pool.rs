@@ -39,10 +39,15 @@ impl Pool {
     /// # Errors
     /// When the operating system gives no thread.
     pub(crate) fn threads(threads: usize) -> std::io::Result<Pool> {
+        Pool::named("taffrail-io", threads)
+    }
+
+    /// The same, with threads of another name.
+    pub(crate) fn named(name: &str, threads: usize) -> std::io::Result<Pool> {
         let mut pool = Pool::inline();
         for index in 0..threads.max(1) {
             let queue = Arc::clone(&pool.queue);
-            let name = format!("taffrail-io-{index}");
+            let name = format!("{name}-{index}");
             pool.threads.push(thread::Builder::new().name(name).spawn(move || queue.work())?);
         }
         Ok(pool)

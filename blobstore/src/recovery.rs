@@ -18,6 +18,7 @@ use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader, UNK
 use crate::format::superblock::Superblock;
 use crate::format::{INDEX_FOLDER, LOG_FOLDER, Lsn, RESERVE_FOLDER, SegmentId};
 use crate::health::{Damage, Failed, Health, StoreState};
+use crate::lane::HashThreads;
 use crate::lease::Leases;
 use crate::lending::Lending;
 use crate::locator::{Change, Locator, SHARDS};
@@ -190,18 +191,22 @@ fn assemble(
     epoch: u32,
     now_ms: u64,
 ) -> Result<Engine, OpenError> {
-    let pool = match options.threading {
-        Threading::Inline => Pool::inline(),
+    let (pool, hash_threads) = match options.threading {
+        Threading::Inline => (Pool::inline(), 0),
         Threading::Pool { storage_threads } => {
-            Pool::threads(storage_threads).map_err(OpenError::io("storage threads"))?
+            let pool = Pool::threads(storage_threads).map_err(OpenError::io("storage threads"))?;
+            (pool, options.hash_threads)
         }
     };
+    let hash_threads = HashThreads::start(hash_threads).map_err(OpenError::io("hash threads"))?;
     let lease_ms = options.lease_ms;
     let lending = Arc::new(Lending::new(options.read_ahead_bytes_max));
     let recent = Recent::new(options.recent_bytes_max);
     Ok(Engine {
         disk,
         pool,
+        hash_threads,
+        units: Arc::default(),
         lending,
         recent,
         segment_bytes: superblock.segment_bytes,

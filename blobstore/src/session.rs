@@ -20,8 +20,10 @@ use crate::format::record::{HashedOffset, SessionRecord};
 use crate::hasher::Hasher;
 use crate::options::Options;
 use crate::repository::{RepositoryKey, SessionId, Uploader};
+use crate::lane::Lane;
 use crate::solo::SoloWriter;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::units::Unit;
 
 /// An empty session that nobody used for so long may make room for another. Clients send the first bytes at once; this leaves
 /// them several round trips and a lost packet.
@@ -121,11 +123,17 @@ pub(crate) struct SessionData {
     pub(crate) hasher: Hasher,
     /// Bytes received.
     pub(crate) offset_bytes: u64,
-    /// The bytes from the file's `written_bytes` (or the start, without a file) to `offset_bytes`.
+    /// The bytes so far of a session without a file.
     pub(crate) tail: Vec<u8>,
+    /// With a file, the bytes from its `written_bytes` to `offset_bytes`, if there are any.
+    pub(crate) unit: Option<Unit>,
+    /// How many of the unit's bytes are in the hash.
+    pub(crate) hashed_bytes: usize,
+    /// Full units on their way to the hash: until it is settled, `hasher` and the file's checksums lack them.
+    pub(crate) lane: Option<Lane>,
     /// The file, once there is one.
     pub(crate) solo: Option<SoloWriter>,
-    /// Whether `tail` was left in the file to spare memory, and how long it is; it is read again when the session is opened.
+    /// Whether the unit was left in the file to spare memory, and how long it is; it is read again when the session is opened.
     pub(crate) parked_bytes: usize,
     /// How far everything is durable, with the hash state at that point.
     pub(crate) durable: HashedOffset,
@@ -146,6 +154,9 @@ impl SessionData {
             hasher,
             offset_bytes: 0,
             tail: Vec::new(),
+            unit: None,
+            hashed_bytes: 0,
+            lane: None,
             solo: None,
             parked_bytes: 0,
             durable,

@@ -14,17 +14,19 @@ use crate::engine::Engine;
 use crate::format::checkpoint::Location;
 use crate::format::seal::Seal;
 use crate::format::segment::{Content, HEADER_BYTES, SegmentHeader};
-use crate::format::solo::{Layout, PAYLOAD_OFFSET_BYTES, Trailer, block_place, encode_tail};
+use crate::format::solo::{Layout, PAYLOAD_OFFSET_BYTES, Trailer, encode_tail};
 use crate::format::{BLOCK_BYTES, SOLO_FOLDER, SegmentId, aligned};
 use crate::health::Failed;
+use crate::lane::Target;
 use crate::repository::SessionId;
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, Weak, lock};
+use crate::units::Unit;
 
 /// Bytes of one write: two blocks. Larger writes gain nothing on measured disks; smaller ones cost system calls.
 pub(crate) const WRITE_BYTES: usize = 2 * BLOCK_BYTES;
 
-/// Writes of one upload that may be under way: two keep the disk busy while the next buffer fills, and bound an upload to 1.5
-/// MiB of memory.
+/// Writes of one upload that may be under way: two keep the disk busy while the next unit fills, and, with as many under way to the
+/// hash, bound an upload to about 1.5 MiB of memory.
 pub(crate) const IN_FLIGHT_MAX: usize = 2;
 
 /// Space is reserved in steps of this many bytes: few enough system calls, little enough to give back.
@@ -159,7 +161,7 @@ pub(crate) struct SoloWriter {
     file: Arc<dyn File>,
     pub(crate) written_bytes: u64,
     allocated_bytes: u64,
-    /// Checksums of the blocks below `written_bytes`.
+    /// Checksums of the blocks below `written_bytes`, once the hash is settled.
     pub(crate) crcs: Vec<u32>,
     /// Writes and flushes under way, in order. Nothing else touches the file before they are through.
     in_flight: VecDeque<Completion<io::Result<()>>>,
@@ -292,38 +294,52 @@ impl SoloWriter {
         if self.is_broken { Err(io::Error::other("an earlier write of the upload failed")) } else { Ok(()) }
     }
 
-    /// Hands one unit of [`WRITE_BYTES`] to a storage thread.
-    pub(crate) fn submit_unit(&mut self, engine: &Engine, unit: &[u8]) {
-        debug_assert!(unit.len() == WRITE_BYTES, "only whole units advance the file");
-        for (index, block) in unit.chunks(BLOCK_BYTES).enumerate() {
-            let number = self.written_bytes / BLOCK_BYTES as u64 + index as u64;
-            self.crcs.push(engine.key.block_crc(block_place(self.segment, self.epoch, number), block));
-        }
-        self.submit(engine, unit);
-        self.written_bytes += unit.len() as u64;
+    /// Where units go, for their checksums.
+    pub(crate) fn target(&self, engine: &Engine) -> Target {
+        Target { key: engine.key.clone(), segment: self.segment, epoch: self.epoch }
+    }
+
+    /// Number of the next unit's first block.
+    pub(crate) fn next_block(&self) -> u64 {
+        self.written_bytes / BLOCK_BYTES as u64
+    }
+
+    /// Hands a full unit to a storage thread. Its checksums are the caller's to make.
+    pub(crate) fn submit_unit(&mut self, engine: &Engine, unit: Arc<Unit>) {
+        debug_assert!(unit.len_bytes() == WRITE_BYTES, "only whole units advance the file");
+        let (file, offset, grow) = self.place(WRITE_BYTES);
+        self.in_flight.push_back(engine.pool.run(move || {
+            if let Some(len_bytes) = grow {
+                file.allocate(len_bytes)?;
+            }
+            file.write_at(unit.as_slice(), offset)
+        }));
+        self.written_bytes += WRITE_BYTES as u64;
     }
 
     /// Writes a unit that is not full yet, to be written again when it is. It is padded with zeros.
     pub(crate) fn submit_partial(&mut self, engine: &Engine, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.submit(engine, bytes);
+        if bytes.is_empty() {
+            return;
         }
-    }
-
-    fn submit(&mut self, engine: &Engine, bytes: &[u8]) {
         let mut buffer = AlignedBuffer::zeroed(aligned(bytes.len()));
         buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-        let offset = PAYLOAD_OFFSET_BYTES + self.written_bytes;
-        let end = offset + buffer.as_slice().len() as u64;
-        let grow = (end > self.allocated_bytes).then(|| end.next_multiple_of(ALLOCATE_STEP_BYTES));
-        self.allocated_bytes = grow.unwrap_or(self.allocated_bytes);
-        let file = Arc::clone(&self.file);
+        let (file, offset, grow) = self.place(buffer.as_slice().len());
         self.in_flight.push_back(engine.pool.run(move || {
             if let Some(len_bytes) = grow {
                 file.allocate(len_bytes)?;
             }
             file.write_at(buffer.as_slice(), offset)
         }));
+    }
+
+    /// Where the next `len` bytes go, and the length up to which space must be reserved first.
+    fn place(&mut self, len: usize) -> (Arc<dyn File>, u64, Option<u64>) {
+        let offset = PAYLOAD_OFFSET_BYTES + self.written_bytes;
+        let end = offset + len as u64;
+        let grow = (end > self.allocated_bytes).then(|| end.next_multiple_of(ALLOCATE_STEP_BYTES));
+        self.allocated_bytes = grow.unwrap_or(self.allocated_bytes);
+        (Arc::clone(&self.file), offset, grow)
     }
 
     /// Goes back to `offset_bytes`, rounded down to a unit; what was written behind is written again.
@@ -350,10 +366,7 @@ impl SoloWriter {
         let layout = Layout::new(len_bytes).ok_or(io::ErrorKind::FileTooLarge)?;
         self.settle(1).await?;
         let mut crcs = self.crcs.clone();
-        for (index, block) in rest.chunks(BLOCK_BYTES).enumerate() {
-            let number = self.written_bytes / BLOCK_BYTES as u64 + index as u64;
-            crcs.push(engine.key.block_crc(block_place(self.segment, self.epoch, number), block));
-        }
+        crcs.extend(self.target(engine).checksums(self.next_block(), rest));
         self.submit_partial(engine, rest);
         self.settle(1).await?;
         let (tail, seal) = encode_tail(&engine.key, self.segment, self.epoch, &layout, &digest, &crcs);
