@@ -86,15 +86,19 @@ impl Engine {
     }
 
     /// Waits for a commit. Without threads, the first who waits writes the batch for everyone.
-    pub(crate) async fn wait(self: &Arc<Self>, ticket: Ticket) -> Result<(), Refusal> {
-        let mut ticket = ticket;
+    pub(crate) async fn wait(self: &Arc<Self>, mut ticket: Ticket) -> Result<(), Refusal> {
+        self.wait_for(&mut ticket).await
+    }
+
+    /// The same for a ticket that is kept when nobody waits any more.
+    pub(crate) async fn wait_for(self: &Arc<Self>, ticket: &mut Ticket) -> Result<(), Refusal> {
         if self.is_inline() {
             std::future::poll_fn(|context| {
                 use std::future::Future as _;
                 while ticket.is_pending() && !self.log.is_held() {
                     self.flush();
                 }
-                std::pin::Pin::new(&mut ticket).poll(context)
+                std::pin::Pin::new(&mut *ticket).poll(context)
             })
             .await
             .unwrap_or(Err(Refusal::Closing))

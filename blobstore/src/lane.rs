@@ -54,9 +54,9 @@ pub(crate) struct Target {
 impl Target {
     /// The checksums of the blocks of `bytes`, of which the first is number `first_block` of the file.
     pub(crate) fn checksums(&self, first_block: u64, bytes: &[u8]) -> impl Iterator<Item = u32> {
-        (first_block..).zip(bytes.chunks(BLOCK_BYTES)).map(|(number, block)| {
-            self.key.block_crc(block_place(self.segment, self.epoch, number), block)
-        })
+        (first_block..)
+            .zip(bytes.chunks(BLOCK_BYTES))
+            .map(|(number, block)| self.key.block_crc(block_place(self.segment, self.epoch, number), block))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Storage threads: where blocking disk calls run, so that no caller's thread ever waits for a disk.
 //!
-//! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes in it, a reader one block and two
-//! runs ahead, a commit one file sync. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
+//! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes and a flush in it, a reader one block
+//! and two runs ahead, a commit one file sync. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
 //! the engine deterministic.
 
 use std::collections::VecDeque;

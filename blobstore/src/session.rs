@@ -18,12 +18,13 @@ use crate::error::UploadError;
 use crate::format::SegmentId;
 use crate::format::record::{HashedOffset, SessionRecord};
 use crate::hasher::Hasher;
+use crate::lane::Lane;
 use crate::options::Options;
 use crate::repository::{RepositoryKey, SessionId, Uploader};
-use crate::lane::Lane;
 use crate::solo::SoloWriter;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::units::Unit;
+use crate::upload::Point;
 
 /// An empty session that nobody used for so long may make room for another. Clients send the first bytes at once; this leaves
 /// them several round trips and a lost packet.
@@ -137,6 +138,8 @@ pub(crate) struct SessionData {
     pub(crate) parked_bytes: usize,
     /// How far everything is durable, with the hash state at that point.
     pub(crate) durable: HashedOffset,
+    /// Where a durable point is on its way, beside the reception.
+    pub(crate) point: Option<Box<Point>>,
     /// Whether a SESSION record was enqueued: from then on the log is told when the session ends.
     pub(crate) is_logged: bool,
     /// The offset of the newest SESSION record; 0 without one.
@@ -160,6 +163,7 @@ impl SessionData {
             solo: None,
             parked_bytes: 0,
             durable,
+            point: None,
             is_logged: false,
             logged_bytes: 0,
             logged_blocks: 0,

@@ -387,17 +387,13 @@ impl SoloWriter {
         Ok(seal)
     }
 
-    /// Makes everything written so far durable, and the file's name.
+    /// Begins to make everything written so far durable, and the file's name. What is written meanwhile may be durable then, too.
     ///
     /// # Errors
     /// As [`SoloWriter::seal`].
-    pub(crate) async fn flush(&mut self, engine: &Arc<Engine>) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self, engine: &Arc<Engine>) -> io::Result<Completion<io::Result<()>>> {
         self.settle(1).await?;
-        let flush = self.flushing(engine);
-        self.in_flight.push_back(engine.pool.run(flush));
-        self.settle(1).await?;
-        self.name_is_durable = true;
-        Ok(())
+        Ok(engine.pool.run(self.flushing(engine)))
     }
 
     /// The flush of file and name. A failure poisons the store, whether or not anybody waits.

@@ -5,6 +5,7 @@
 //! logged offset are only ever overwritten by themselves.
 
 mod end;
+mod point;
 mod reopen;
 
 use std::io;
@@ -29,11 +30,10 @@ use crate::store::{BlobStat, UploadStatus};
 use crate::sync::{Arc, Ordering};
 use crate::units::Unit;
 
+pub(crate) use point::Point;
+
 use end::{Over, end, end_unattended, tell_end};
 use reopen::{Reopening, load, rehash};
-
-/// After so many bytes the session is made durable on the way, so that power loss costs no more.
-const DURABLE_EVERY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// An upload session that is open for writing. Dropping it leaves the session at the bytes taken in so far, unless
 /// [`Upload::end_when_dropped`] was called.
@@ -173,9 +173,7 @@ impl Upload {
                 let piece = Piece { unit: Arc::clone(&unit), from, first_block };
                 solo.submit_unit(&self.engine, unit);
                 data.hash(&self.engine, piece);
-                if data.offset_bytes - data.durable.offset_bytes >= DURABLE_EVERY_BYTES {
-                    self.make_durable(now_ms).await?;
-                }
+                self.follow_point(now_ms).await?;
             }
         }
         Ok(())
@@ -211,22 +209,29 @@ impl Upload {
         Ok(())
     }
 
-    /// Flushes the file and logs the offset, which is at the end of a unit.
-    async fn make_durable(&mut self, now_ms: u64) -> Result<(), UploadError> {
-        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
-        data.settle_hash().await;
-        let Some(solo) = data.solo.as_mut() else { return Ok(()) };
-        let engine = Arc::clone(&self.engine);
-        solo.flush(&engine).await.map_err(|error| solo_error(&engine, error))?;
-        data.durable = HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() };
-        self.log_state(now_ms).await
-    }
-
     /// Logs where the session stands.
     async fn log_state(&mut self, now_ms: u64) -> Result<(), UploadError> {
         let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
         data.settle_hash().await;
-        let Some(solo) = data.solo.as_ref() else { return Ok(()) };
+        let acknowledged = HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() };
+        let blocks = data.solo.as_ref().map_or(0, |solo| solo.crcs.len());
+        let Some(ticket) = self.enqueue_state(&acknowledged, blocks, now_ms)? else { return Ok(()) };
+        self.engine.wait(ticket).await?;
+        if let Some(data) = self.data.as_mut() {
+            (data.logged_bytes, data.logged_blocks) = (acknowledged.offset_bytes, blocks);
+        }
+        Ok(())
+    }
+
+    /// Enqueues what is to be known of the session: that it stands at `acknowledged`, with the checksums of so many blocks.
+    fn enqueue_state(
+        &mut self,
+        acknowledged: &HashedOffset,
+        blocks: usize,
+        now_ms: u64,
+    ) -> Result<Option<Ticket>, UploadError> {
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        let Some(solo) = data.solo.as_ref() else { return Ok(None) };
         let record = |first_block: usize, crcs: &[u32]| {
             let record = SessionRecord {
                 session: self.id,
@@ -236,14 +241,15 @@ impl Upload {
                 epoch: solo.epoch,
                 touched_ms: now_ms,
                 durable: data.durable.clone(),
-                acknowledged: HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() },
+                acknowledged: acknowledged.clone(),
                 first_block: u32::try_from(first_block).unwrap_or(u32::MAX),
                 crcs: crcs.to_vec(),
             };
             NewRecord { body: Body::Session(record), payload: Bytes::new() }
         };
-        let from = data.logged_blocks.min(solo.crcs.len());
-        let mut records: Vec<NewRecord> = solo.crcs[from..]
+        let blocks = blocks.min(solo.crcs.len());
+        let from = data.logged_blocks.min(blocks);
+        let mut records: Vec<NewRecord> = solo.crcs[from..blocks]
             .chunks(SESSION_CRCS_MAX)
             .zip((from..).step_by(SESSION_CRCS_MAX))
             .map(|(crcs, first_block)| record(first_block, crcs))
@@ -255,11 +261,8 @@ impl Upload {
         // From here on the record may come or not, whether or not anybody waits for it: until that is known, the log is taken to say
         // as much as it may, and to hold as little as it must.
         data.is_logged = true;
-        data.logged_bytes = data.logged_bytes.max(data.offset_bytes);
-        let blocks = solo.crcs.len();
-        self.engine.wait(ticket).await?;
-        (data.logged_bytes, data.logged_blocks) = (data.offset_bytes, blocks);
-        Ok(())
+        data.logged_bytes = data.logged_bytes.max(acknowledged.offset_bytes);
+        Ok(Some(ticket))
     }
 
     /// After going back behind what is logged, logs it before a byte is overwritten.
@@ -300,8 +303,9 @@ impl Upload {
     pub fn rewind(&mut self) {
         let Some(data) = self.data.as_mut() else { return };
         self.engine.sessions.sub_memory(data.memory_bytes());
-        // What is not hashed yet belongs to what is given up.
+        // What is not hashed yet, or was to be durable, belongs to what is given up.
         data.lane = None;
+        data.point = None;
         match data.solo.as_mut() {
             Some(solo) => {
                 solo.rewind(self.mark.offset_bytes);
@@ -346,6 +350,8 @@ impl Upload {
         let rest = unit.as_ref().map(Unit::as_slice).unwrap_or_default();
         solo.submit_partial(&self.engine, rest);
         solo.settle(1).await.map_err(write_error)?;
+        self.settle_point().await?;
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
         data.settle_hash().await;
         data.parked_bytes = data.unit.as_ref().map_or(0, Unit::len_bytes);
         self.log_state(now_ms).await
@@ -528,7 +534,11 @@ impl Drop for Upload {
 impl SessionData {
     /// The bytes that are in no full unit.
     fn rest(&self) -> &[u8] {
-        if self.solo.is_some() { self.unit.as_ref().map(Unit::as_slice).unwrap_or_default() } else { &self.tail }
+        if self.solo.is_some() {
+            self.unit.as_ref().map(Unit::as_slice).unwrap_or_default()
+        } else {
+            &self.tail
+        }
     }
 
     /// Fills a unit with bytes that are in the hash already.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer that was not expected is reported whole")]
 
+mod beside;
 mod budget;
 mod cachedamage;
 mod canary;
