@@ -10,7 +10,9 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use taffrail_blobstore::disk::sim::SimDisk;
-use taffrail_blobstore::{Algorithm, Digest, Options, RepositoryKey, SessionId, Store, Threading, UploadError};
+use taffrail_blobstore::{
+    Algorithm, Digest, Options, RepositoryKey, SessionId, Store, Threading, UploadError,
+};
 
 use crate::world::wait;
 
