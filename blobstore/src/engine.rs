@@ -18,6 +18,7 @@ use crate::format::record::{Body, Record, Said};
 use crate::format::seal::{Key, Place};
 use crate::format::{Lsn, RESERVE_FOLDER, SegmentId, footprint};
 use crate::health::{Failed, Health};
+use crate::lane::HashThreads;
 use crate::lease::Leases;
 use crate::lending::Lending;
 use crate::locator::{Blob, Change, Link, Locator};
@@ -32,6 +33,7 @@ use crate::session::Sessions;
 use crate::solo::Solos;
 use crate::superblock::Superblocks;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
+use crate::units::Units;
 
 /// File whose only purpose is the space it takes, relative to the store.
 pub(crate) const RESERVE_NAME: &str = "reserve/space";
@@ -40,6 +42,9 @@ pub(crate) const RESERVE_NAME: &str = "reserve/space";
 pub(crate) struct Engine {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) pool: Pool,
+    pub(crate) hash_threads: HashThreads,
+    /// Memory for uploads.
+    pub(crate) units: Arc<Units>,
     /// Memory for reading blobs.
     pub(crate) lending: Arc<Lending>,
     /// Small payloads that were read lately.
@@ -96,15 +101,19 @@ impl Engine {
     }
 
     /// Waits for a commit. Without threads, the first who waits writes the batch for everyone.
-    pub(crate) async fn wait(self: &Arc<Self>, ticket: Ticket) -> Result<(), Refusal> {
-        let mut ticket = ticket;
+    pub(crate) async fn wait(self: &Arc<Self>, mut ticket: Ticket) -> Result<(), Refusal> {
+        self.wait_for(&mut ticket).await
+    }
+
+    /// The same for a ticket that is kept when nobody waits any more.
+    pub(crate) async fn wait_for(self: &Arc<Self>, ticket: &mut Ticket) -> Result<(), Refusal> {
         if self.is_inline() {
             std::future::poll_fn(|context| {
                 use std::future::Future as _;
                 while ticket.is_pending() && !self.log.is_held() {
                     self.flush();
                 }
-                std::pin::Pin::new(&mut ticket).poll(context)
+                std::pin::Pin::new(&mut *ticket).poll(context)
             })
             .await
             .unwrap_or(Err(Refusal::Closing))
@@ -255,7 +264,9 @@ impl Engine {
     fn apply_delete(&self, digest: &Digest, lsn: Lsn, time_ms: u64) {
         self.remove_links(digest, time_ms, |link| link.generation < lsn);
         let is_older = |blob: &Blob| blob.links.is_empty() && blob.record_lsn < lsn;
-        let found = self.indexed(self.locator.read(digest).find(digest).map(|blob| blob.is_some_and(|blob| is_older(&blob))));
+        let found = self.indexed(
+            self.locator.read(digest).find(digest).map(|blob| blob.is_some_and(|blob| is_older(&blob))),
+        );
         if found != Some(true) {
             return;
         }

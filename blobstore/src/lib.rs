@@ -18,6 +18,7 @@ mod gc;
 mod hasher;
 mod health;
 mod in_flight;
+mod lane;
 mod lease;
 mod lending;
 mod locator;
@@ -37,6 +38,7 @@ mod source;
 mod store;
 mod superblock;
 mod sync;
+mod units;
 mod upload;
 
 pub use compaction::{Compacted, LogUse};

@@ -33,6 +33,9 @@ pub struct Options {
     pub sessions_per_uploader_max: usize,
     /// Open upload sessions in total.
     pub sessions_max: usize,
+    /// Threads that hash uploads beside their reception, for [`Threading::Pool`]. Uploads that find none free hash where they are
+    /// received, which costs them speed, but no memory.
+    pub hash_threads: usize,
     /// What upload sessions that are not in files yet may hold in memory together, in bytes; past it they go to files early.
     pub session_memory_bytes_max: u64,
     /// Memory for reading blobs ahead of their readers, all together, in bytes. Readers for whom none is left read block by block.
@@ -62,6 +65,7 @@ impl Options {
             sessions_per_repository_max: 1_000,
             sessions_per_uploader_max: 2_000,
             sessions_max: 10_000,
+            hash_threads: 1,
             session_memory_bytes_max: 64 * 1024 * 1024,
             // One half is 3 MiB for each of ten clients that are slower than the disk, the other a block ahead for 128 more; fast ones share it.
             read_ahead_bytes_max: 64 * 1024 * 1024,

@@ -1,14 +1,15 @@
 //! Storage threads: where blocking disk calls run, so that no caller's thread ever waits for a disk.
 //!
-//! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes in it, a reader one block and two
-//! runs ahead, a commit one file sync. A write that the disk takes without a thread ([`File::begin_write`]) takes none. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
+//! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes and a flush in it, a reader one block
+//! and two runs ahead, a commit one file sync. A write that the disk takes without a thread ([`File::begin_write`]) takes none. With no
+//! threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
 //! the engine deterministic.
 
 use std::collections::VecDeque;
 use std::io;
 
 use crate::completion::{Completion, completion};
-use crate::disk::{Buffer, File, Write, Written};
+use crate::disk::{File, Source, Write, Written};
 use crate::sync::{AbortOnPanic, Arc, Condvar, Mutex, PoisonError, lock, thread};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -71,10 +72,15 @@ impl Pool {
     /// # Errors
     /// When the operating system gives no thread.
     pub(crate) fn threads(threads: usize) -> std::io::Result<Pool> {
+        Pool::named("taffrail-io", threads)
+    }
+
+    /// The same, with threads of another name.
+    pub(crate) fn named(name: &str, threads: usize) -> std::io::Result<Pool> {
         let mut pool = Pool::inline();
         for index in 0..threads.max(1) {
             let queue = Arc::clone(&pool.queue);
-            let name = format!("taffrail-io-{index}");
+            let name = format!("{name}-{index}");
             pool.threads.push(thread::Builder::new().name(name).spawn(move || queue.work())?);
         }
         Ok(pool)
@@ -92,35 +98,35 @@ impl Pool {
         completion
     }
 
-    /// Writes all of `buffer` to `offset_bytes`: without a thread where the disk can, else on a storage thread.
+    /// Writes all of `source` to `offset_bytes`: without a thread where the disk can, else on a storage thread.
     pub(crate) fn write(
         &self,
         file: Arc<dyn File>,
-        buffer: Buffer,
+        source: Source,
         offset_bytes: u64,
     ) -> Completion<io::Result<()>> {
         if self.threads.is_empty() {
-            return self.run(move || file.write_at(buffer.as_slice(), offset_bytes));
+            return self.run(move || file.write_at(source.as_slice(), offset_bytes));
         }
         let (completer, completion) = completion();
         let begun = Begun::new(&self.queue);
         let (queue, again) = (Arc::clone(&self.queue), Arc::clone(&file));
-        let then = Box::new(move |written, buffer: Buffer| match written {
+        let then = Box::new(move |written, source: Source| match written {
             Written::Done(outcome) => {
-                drop((buffer, again));
+                drop((source, again));
                 completer.complete(outcome);
                 drop(begun);
             }
             Written::NotHere => queue.push(Box::new(move || {
-                let outcome = again.write_at(buffer.as_slice(), offset_bytes);
-                drop((buffer, again));
+                let outcome = again.write_at(source.as_slice(), offset_bytes);
+                drop((source, again));
                 completer.complete(outcome);
                 drop(begun);
             })),
         });
-        if let Err(write) = file.begin_write(Write::new(buffer, offset_bytes, then)) {
-            let (buffer, _, then) = write.into_parts();
-            then(Written::NotHere, buffer);
+        if let Err(write) = file.begin_write(Write::new(source, offset_bytes, then)) {
+            let (source, _, then) = write.into_parts();
+            then(Written::NotHere, source);
         }
         completion
     }

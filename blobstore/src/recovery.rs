@@ -19,6 +19,7 @@ use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader, UNK
 use crate::format::superblock::{FORMAT_VERSION, Superblock};
 use crate::format::{INDEX_FOLDER, LOG_FOLDER, Lsn, RESERVE_FOLDER, SegmentId};
 use crate::health::{Damage, Failed, Health, StoreState};
+use crate::lane::HashThreads;
 use crate::lease::Leases;
 use crate::lending::Lending;
 use crate::locator::{Locator, SHARDS};
@@ -211,21 +212,25 @@ fn assemble(
     epoch: u32,
     now_ms: u64,
 ) -> Result<Engine, OpenError> {
-    let pool = match options.threading {
-        Threading::Inline => Pool::inline(),
+    let (pool, hash_threads) = match options.threading {
+        Threading::Inline => (Pool::inline(), 0),
         Threading::Pool { storage_threads } => {
-            Pool::threads(storage_threads).map_err(OpenError::io("storage threads"))?
+            let pool = Pool::threads(storage_threads).map_err(OpenError::io("storage threads"))?;
+            (pool, options.hash_threads)
         }
     };
     let names = disk.list(INDEX_FOLDER).map_err(OpenError::io(INDEX_FOLDER))?;
     let numbers = names.iter().filter_map(|name| PartitionName::from_file_name(name));
     let next_partition = numbers.map(|name| name.number).max().unwrap_or(0).saturating_add(1);
+    let hash_threads = HashThreads::start(hash_threads).map_err(OpenError::io("hash threads"))?;
     let lease_ms = options.lease_ms;
     let lending = Arc::new(Lending::new(options.read_ahead_bytes_max));
     let recent = Recent::new(options.recent_bytes_max);
     Ok(Engine {
         disk,
         pool,
+        hash_threads,
+        units: Arc::default(),
         lending,
         recent,
         segment_bytes: superblock.segment_bytes,

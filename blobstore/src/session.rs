@@ -18,11 +18,14 @@ use crate::error::UploadError;
 use crate::format::SegmentId;
 use crate::format::record::{HashedOffset, SESSION_CRCS_MAX, SessionRecord};
 use crate::hasher::Hasher;
+use crate::lane::Lane;
 use crate::options::Options;
 use crate::repository::{RepositoryKey, SessionId, Uploader};
 use crate::segment::table::Live;
 use crate::solo::SoloWriter;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::units::Unit;
+use crate::upload::Point;
 
 /// An empty session that nobody used for so long may make room for another. Clients send the first bytes at once; this leaves
 /// them several round trips and a lost packet.
@@ -135,14 +138,22 @@ pub(crate) struct SessionData {
     pub(crate) hasher: Hasher,
     /// Bytes received.
     pub(crate) offset_bytes: u64,
-    /// The bytes from the file's `written_bytes` (or the start, without a file) to `offset_bytes`.
+    /// The bytes so far of a session without a file.
     pub(crate) tail: Vec<u8>,
+    /// With a file, the bytes from its `written_bytes` to `offset_bytes`, if there are any.
+    pub(crate) unit: Option<Unit>,
+    /// How many of the unit's bytes are in the hash.
+    pub(crate) hashed_bytes: usize,
+    /// Full units on their way to the hash: until it is settled, `hasher` and the file's checksums lack them.
+    pub(crate) lane: Option<Lane>,
     /// The file, once there is one.
     pub(crate) solo: Option<SoloWriter>,
-    /// Whether `tail` was left in the file to spare memory, and how long it is; it is read again when the session is opened.
+    /// Whether the unit was left in the file to spare memory, and how long it is; it is read again when the session is opened.
     pub(crate) parked_bytes: usize,
     /// How far everything is durable, with the hash state at that point.
     pub(crate) durable: HashedOffset,
+    /// Where a durable point is on its way, beside the reception.
+    pub(crate) point: Option<Box<Point>>,
     /// Whether a SESSION record was enqueued: from then on the log is told when the session ends.
     pub(crate) is_logged: bool,
     /// The offset of the newest SESSION record; 0 without one.
@@ -160,9 +171,13 @@ impl SessionData {
             hasher,
             offset_bytes: 0,
             tail: Vec::new(),
+            unit: None,
+            hashed_bytes: 0,
+            lane: None,
             solo: None,
             parked_bytes: 0,
             durable,
+            point: None,
             is_logged: false,
             logged_bytes: 0,
             logged_blocks: 0,

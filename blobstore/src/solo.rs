@@ -9,22 +9,25 @@ use std::io;
 use crate::buffer::AlignedBuffer;
 use crate::completion::Completion;
 use crate::digest::{Algorithm, Digest};
-use crate::disk::{Access, Disk, File};
+use crate::disk::{Access, Disk, File, Source};
 use crate::engine::Engine;
 use crate::format::checkpoint::Location;
 use crate::format::seal::Seal;
 use crate::format::segment::{Content, HEADER_BYTES, SegmentHeader};
-use crate::format::solo::{Layout, PAYLOAD_OFFSET_BYTES, Trailer, block_place, encode_tail};
+use crate::format::solo::{Layout, PAYLOAD_OFFSET_BYTES, Trailer, encode_tail};
 use crate::format::{BLOCK_BYTES, SOLO_FOLDER, SegmentId, aligned};
 use crate::health::Failed;
+use crate::lane::Target;
 use crate::repository::SessionId;
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, Weak, lock};
+use crate::units::Unit;
 
 /// Bytes of one write: two blocks. Larger writes gain nothing on measured disks; smaller ones cost system calls.
 pub(crate) const WRITE_BYTES: usize = 2 * BLOCK_BYTES;
 
-/// Writes of one upload that may be under way: with four a disk took 1.15 times as much as with two from threads, and 1.5 times from a ring
-/// (`docs/decisions/0011-what-goes-through-io-uring.md`). They bound an upload to 2.5 MiB of memory.
+/// Writes of one upload that may be under way: with four a disk took 1.15 times as much as with two from threads, and 1.5 times from a
+/// ring (`docs/decisions/0011-what-goes-through-io-uring.md`). With as many as may be under way to the hash they bound an upload to
+/// 3.5 MiB of memory.
 pub(crate) const IN_FLIGHT_MAX: usize = 4;
 
 /// Space is reserved in steps of this many bytes: few enough system calls, little enough to give back.
@@ -159,7 +162,7 @@ pub(crate) struct SoloWriter {
     file: Arc<dyn File>,
     pub(crate) written_bytes: u64,
     allocated_bytes: u64,
-    /// Checksums of the blocks below `written_bytes`.
+    /// Checksums of the blocks below `written_bytes`, once the hash is settled.
     pub(crate) crcs: Vec<u32>,
     /// Writes and flushes under way, in order. Nothing else touches the file before they are through.
     in_flight: VecDeque<Completion<io::Result<()>>>,
@@ -292,40 +295,47 @@ impl SoloWriter {
         if self.is_broken { Err(io::Error::other("an earlier write of the upload failed")) } else { Ok(()) }
     }
 
-    /// Hands one unit of [`WRITE_BYTES`] to the disk.
-    pub(crate) fn submit_unit(&mut self, engine: &Engine, unit: &[u8]) {
-        debug_assert!(unit.len() == WRITE_BYTES, "only whole units advance the file");
-        for (index, block) in unit.chunks(BLOCK_BYTES).enumerate() {
-            let number = self.written_bytes / BLOCK_BYTES as u64 + index as u64;
-            self.crcs.push(engine.key.block_crc(block_place(self.segment, self.epoch, number), block));
-        }
-        self.submit(engine, unit);
-        self.written_bytes += unit.len() as u64;
+    /// Where units go, for their checksums.
+    pub(crate) fn target(&self, engine: &Engine) -> Target {
+        Target { key: engine.key.clone(), segment: self.segment, epoch: self.epoch }
+    }
+
+    /// Number of the next unit's first block.
+    pub(crate) fn next_block(&self) -> u64 {
+        self.written_bytes / BLOCK_BYTES as u64
+    }
+
+    /// Hands a full unit to the disk. Its checksums are the caller's to make.
+    pub(crate) fn submit_unit(&mut self, engine: &Engine, unit: Arc<Unit>) {
+        debug_assert!(unit.len_bytes() == WRITE_BYTES, "only whole units advance the file");
+        self.submit(engine, Source::Unit(unit));
+        self.written_bytes += WRITE_BYTES as u64;
     }
 
     /// Writes a unit that is not full yet, to be written again when it is. It is padded with zeros.
     pub(crate) fn submit_partial(&mut self, engine: &Engine, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.submit(engine, bytes);
+        if bytes.is_empty() {
+            return;
         }
-    }
-
-    fn submit(&mut self, engine: &Engine, bytes: &[u8]) {
         let mut buffer = engine.disk.lend(aligned(bytes.len()));
         let (filled, padding) = buffer.as_mut_slice().split_at_mut(bytes.len());
         filled.copy_from_slice(bytes);
         padding.fill(0);
+        self.submit(engine, Source::Buffer(buffer));
+    }
+
+    fn submit(&mut self, engine: &Engine, source: Source) {
         let offset = PAYLOAD_OFFSET_BYTES + self.written_bytes;
-        let end = offset + buffer.as_slice().len() as u64;
+        let end = offset + source.as_slice().len() as u64;
         let grow = (end > self.allocated_bytes).then(|| end.next_multiple_of(ALLOCATE_STEP_BYTES));
         self.allocated_bytes = grow.unwrap_or(self.allocated_bytes);
         let file = Arc::clone(&self.file);
         self.in_flight.push_back(match grow {
             Some(len_bytes) => engine.pool.run(move || {
                 file.allocate(len_bytes)?;
-                file.write_at(buffer.as_slice(), offset)
+                file.write_at(source.as_slice(), offset)
             }),
-            None => engine.pool.write(file, buffer, offset),
+            None => engine.pool.write(file, source, offset),
         });
     }
 
@@ -353,10 +363,7 @@ impl SoloWriter {
         let layout = Layout::new(len_bytes).ok_or(io::ErrorKind::FileTooLarge)?;
         self.settle(1).await?;
         let mut crcs = self.crcs.clone();
-        for (index, block) in rest.chunks(BLOCK_BYTES).enumerate() {
-            let number = self.written_bytes / BLOCK_BYTES as u64 + index as u64;
-            crcs.push(engine.key.block_crc(block_place(self.segment, self.epoch, number), block));
-        }
+        crcs.extend(self.target(engine).checksums(self.next_block(), rest));
         self.submit_partial(engine, rest);
         self.settle(1).await?;
         let (tail, seal) = encode_tail(&engine.key, self.segment, self.epoch, &layout, &digest, &crcs);
@@ -377,17 +384,13 @@ impl SoloWriter {
         Ok(seal)
     }
 
-    /// Makes everything written so far durable, and the file's name.
+    /// Begins to make everything written so far durable, and the file's name. What is written meanwhile may be durable then, too.
     ///
     /// # Errors
     /// As [`SoloWriter::seal`].
-    pub(crate) async fn flush(&mut self, engine: &Arc<Engine>) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self, engine: &Arc<Engine>) -> io::Result<Completion<io::Result<()>>> {
         self.settle(1).await?;
-        let flush = self.flushing(engine);
-        self.in_flight.push_back(engine.pool.run(flush));
-        self.settle(1).await?;
-        self.name_is_durable = true;
-        Ok(())
+        Ok(engine.pool.run(self.flushing(engine)))
     }
 
     /// The flush of file and name. A failure poisons the store, whether or not anybody waits.

@@ -5,6 +5,7 @@
 //! logged offset are only ever overwritten by themselves.
 
 mod end;
+mod point;
 mod reopen;
 
 use std::io;
@@ -20,18 +21,19 @@ use crate::format::record::{Body, HashedOffset, SESSION_CRCS_MAX, SessionRecord}
 use crate::format::solo::PAYLOAD_OFFSET_BYTES;
 use crate::format::{UPLOAD_INLINE_BYTES_MAX, aligned};
 use crate::hasher::Hasher;
+use crate::lane::{HASHING_MAX, Lane, Piece};
 use crate::log::{Ending, Fate, Marks, Purpose, Ticket};
 use crate::repository::{RepositoryKey, SessionId};
 use crate::session::{Opened, SessionData};
 use crate::solo::{SoloWriter, WRITE_BYTES};
 use crate::store::{BlobStat, UploadStatus};
 use crate::sync::{Arc, Ordering};
+use crate::units::Unit;
+
+pub(crate) use point::Point;
 
 use end::{Over, end, end_unattended, tell_end};
 use reopen::{Reopening, load, rehash};
-
-/// After so many bytes the session is made durable on the way, so that power loss costs no more.
-const DURABLE_EVERY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// An upload session that is open for writing. Dropping it leaves the session at the bytes taken in so far, unless
 /// [`Upload::end_when_dropped`] was called.
@@ -118,8 +120,9 @@ impl Upload {
         self.data.as_ref().map_or(0, |data| data.offset_bytes)
     }
 
-    /// Appends bytes: hashes them on the caller's thread and hands them to the disk. Waits while too much is under way. When
-    /// the future is dropped, some of the bytes may have been taken in; the offset says how many.
+    /// Appends bytes: up to 1 MiB they are hashed on the caller's thread; past that, full units are handed to the disk, and to a
+    /// thread that hashes where one is free. Waits while too much is under way to either. When the future is dropped, some of the
+    /// bytes may have been taken in; the offset says how many.
     ///
     /// # Errors
     /// `TooLarge`; `Refused` and `Io`, and then the session is gone.
@@ -152,19 +155,25 @@ impl Upload {
                 self.engine.sessions.add_memory(rest.len());
                 return Ok(());
             };
+            if let Some(lane) = &data.lane {
+                lane.settle(HASHING_MAX).await;
+            }
             solo.make_way().await.map_err(write_error)?;
-            let (now, later) = rest.split_at(rest.len().min(WRITE_BYTES - data.tail.len()));
-            data.hasher.update(now);
-            data.tail.extend_from_slice(now);
+            let mut unit = data.unit.take().unwrap_or_else(|| self.engine.units.lend(&*self.engine.disk));
+            let (now, later) = rest.split_at(rest.len().min(unit.room_bytes()));
+            unit.push(now);
             data.offset_bytes += now.len() as u64;
             rest = later;
-            if data.tail.len() == WRITE_BYTES {
-                self.mark.keep(&data.tail, solo.written_bytes);
-                solo.submit_unit(&self.engine, &data.tail);
-                data.tail.clear();
-                if data.offset_bytes - data.durable.offset_bytes >= DURABLE_EVERY_BYTES {
-                    self.make_durable(now_ms).await?;
-                }
+            if unit.room_bytes() > 0 {
+                data.unit = Some(unit);
+            } else {
+                self.mark.keep(unit.as_slice(), solo.written_bytes);
+                let (unit, from) = (Arc::new(unit), std::mem::take(&mut data.hashed_bytes));
+                let first_block = Some(solo.next_block());
+                let piece = Piece { unit: Arc::clone(&unit), from, first_block };
+                solo.submit_unit(&self.engine, unit);
+                data.hash(&self.engine, piece);
+                self.follow_point(now_ms).await?;
             }
         }
         Ok(())
@@ -187,29 +196,42 @@ impl Upload {
         self.engine.sessions.sub_memory(data.tail.len());
         let tail = std::mem::take(&mut data.tail);
         let whole = tail.len() / WRITE_BYTES * WRITE_BYTES;
-        for unit in tail[..whole].chunks(WRITE_BYTES) {
-            self.mark.keep(unit, solo.written_bytes);
-            solo.submit_unit(&self.engine, unit);
+        for bytes in tail[..whole].chunks(WRITE_BYTES) {
+            self.mark.keep(bytes, solo.written_bytes);
+            let target = solo.target(&self.engine);
+            solo.crcs.extend(target.checksums(solo.next_block(), bytes));
+            let mut unit = self.engine.units.lend(&*self.engine.disk);
+            unit.push(bytes);
+            solo.submit_unit(&self.engine, Arc::new(unit));
         }
-        data.tail.extend_from_slice(&tail[whole..]);
+        data.keep_hashed(&self.engine, &tail[whole..]);
         data.solo = Some(solo);
         Ok(())
-    }
-
-    /// Flushes the file and logs the offset, which is at the end of a unit.
-    async fn make_durable(&mut self, now_ms: u64) -> Result<(), UploadError> {
-        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
-        let Some(solo) = data.solo.as_mut() else { return Ok(()) };
-        let engine = Arc::clone(&self.engine);
-        solo.flush(&engine).await.map_err(|error| solo_error(&engine, error))?;
-        data.durable = HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() };
-        self.log_state(now_ms).await
     }
 
     /// Logs where the session stands.
     async fn log_state(&mut self, now_ms: u64) -> Result<(), UploadError> {
         let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
-        let Some(solo) = data.solo.as_ref() else { return Ok(()) };
+        data.settle_hash().await;
+        let acknowledged = HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() };
+        let blocks = data.solo.as_ref().map_or(0, |solo| solo.crcs.len());
+        let Some(ticket) = self.enqueue_state(&acknowledged, blocks, now_ms)? else { return Ok(()) };
+        self.engine.wait(ticket).await?;
+        if let Some(data) = self.data.as_mut() {
+            (data.logged_bytes, data.logged_blocks) = (acknowledged.offset_bytes, blocks);
+        }
+        Ok(())
+    }
+
+    /// Enqueues what is to be known of the session: that it stands at `acknowledged`, with the checksums of so many blocks.
+    fn enqueue_state(
+        &mut self,
+        acknowledged: &HashedOffset,
+        blocks: usize,
+        now_ms: u64,
+    ) -> Result<Option<Ticket>, UploadError> {
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        let Some(solo) = data.solo.as_ref() else { return Ok(None) };
         let record = |first_block: usize, crcs: &[u32]| {
             let record = SessionRecord {
                 session: self.id,
@@ -219,14 +241,15 @@ impl Upload {
                 epoch: solo.epoch,
                 touched_ms: now_ms,
                 durable: data.durable.clone(),
-                acknowledged: HashedOffset { offset_bytes: data.offset_bytes, state: data.hasher.export() },
+                acknowledged: acknowledged.clone(),
                 first_block: u32::try_from(first_block).unwrap_or(u32::MAX),
                 crcs: crcs.to_vec(),
             };
             NewRecord { body: Body::Session(record), payload: Bytes::new() }
         };
-        let from = data.logged_blocks.min(solo.crcs.len());
-        let mut records: Vec<NewRecord> = solo.crcs[from..]
+        let blocks = blocks.min(solo.crcs.len());
+        let from = data.logged_blocks.min(blocks);
+        let mut records: Vec<NewRecord> = solo.crcs[from..blocks]
             .chunks(SESSION_CRCS_MAX)
             .zip((from..).step_by(SESSION_CRCS_MAX))
             .map(|(crcs, first_block)| record(first_block, crcs))
@@ -238,11 +261,8 @@ impl Upload {
         // From here on the record may come or not, whether or not anybody waits for it: until that is known, the log is taken to say
         // as much as it may, and to hold as little as it must.
         data.is_logged = true;
-        data.logged_bytes = data.logged_bytes.max(data.offset_bytes);
-        let blocks = solo.crcs.len();
-        self.engine.wait(ticket).await?;
-        (data.logged_bytes, data.logged_blocks) = (data.offset_bytes, blocks);
-        Ok(())
+        data.logged_bytes = data.logged_bytes.max(acknowledged.offset_bytes);
+        Ok(Some(ticket))
     }
 
     /// After going back behind what is logged, logs it before a byte is overwritten.
@@ -283,14 +303,22 @@ impl Upload {
     pub fn rewind(&mut self) {
         let Some(data) = self.data.as_mut() else { return };
         self.engine.sessions.sub_memory(data.memory_bytes());
+        // What is not hashed yet, or was to be durable, belongs to what is given up.
+        data.lane = None;
+        data.point = None;
         match data.solo.as_mut() {
             Some(solo) => {
                 solo.rewind(self.mark.offset_bytes);
-                if let Some(tail) = self.mark.tail.take() {
-                    data.tail = tail;
-                }
                 let len = usize::try_from(self.mark.offset_bytes - solo.written_bytes).unwrap_or(0);
-                data.tail.truncate(len);
+                match self.mark.tail.take() {
+                    Some(tail) => data.keep_hashed(&self.engine, tail.get(..len).unwrap_or(&tail)),
+                    None => {
+                        if let Some(unit) = &mut data.unit {
+                            unit.truncate(len);
+                        }
+                        data.hashed_bytes = len;
+                    }
+                }
             }
             None => data.tail.truncate(self.mark.tail_len),
         }
@@ -318,10 +346,14 @@ impl Upload {
 
     async fn settle_and_log(&mut self, now_ms: u64) -> Result<(), UploadError> {
         let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
-        let Some(solo) = data.solo.as_mut() else { return Ok(()) };
-        solo.submit_partial(&self.engine, &data.tail);
+        let SessionData { solo: Some(solo), unit, .. } = &mut **data else { return Ok(()) };
+        let rest = unit.as_ref().map(Unit::as_slice).unwrap_or_default();
+        solo.submit_partial(&self.engine, rest);
         solo.settle(1).await.map_err(write_error)?;
-        data.parked_bytes = data.tail.len();
+        self.settle_point().await?;
+        let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        data.settle_hash().await;
+        data.parked_bytes = data.unit.as_ref().map_or(0, Unit::len_bytes);
         self.log_state(now_ms).await
     }
 
@@ -351,6 +383,7 @@ impl Upload {
     /// The digest of the session's bytes; hashes them again when the session used another algorithm.
     async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, UploadError> {
         let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
+        data.settle_hash().await;
         if algorithm == data.algorithm {
             return Ok(data.hasher.clone().finish());
         }
@@ -361,7 +394,7 @@ impl Upload {
             let hashed = self.engine.pool.run(move || rehash(&*file, hasher, 0, len_bytes));
             hasher = hashed.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Io)?;
         }
-        hasher.update(&data.tail);
+        hasher.update(data.rest());
         Ok(hasher.finish())
     }
 
@@ -370,15 +403,17 @@ impl Upload {
         let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
         let len_bytes = data.offset_bytes;
         let mut payload = Bytes::new();
-        let body = match data.solo.as_mut() {
+        let SessionData { solo, unit, tail, .. } = &mut **data;
+        let body = match solo {
             Some(solo) => {
                 // Sealed and flushed even when the blob turns out to exist: how long an upload takes must not tell.
-                let sealed = solo.seal(&engine, &data.tail, len_bytes, digest).await;
+                let rest = unit.as_ref().map(Unit::as_slice).unwrap_or_default();
+                let sealed = solo.seal(&engine, rest, len_bytes, digest).await;
                 let trailer = sealed.map_err(|error| solo_error(&engine, error))?;
                 Body::Solo { digest, len_bytes, segment: solo.segment, epoch: solo.epoch, trailer }
             }
             None => {
-                payload = Bytes::copy_from_slice(&data.tail);
+                payload = Bytes::copy_from_slice(tail);
                 let len_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
                 Body::Blob { digest, len_bytes, payload_offset_bytes: 0 }
             }
@@ -430,15 +465,17 @@ impl Upload {
     /// Reads the unit being filled back from the file.
     async fn unpark(&mut self) -> Result<(), UploadError> {
         let Some(data) = self.data.as_mut() else { return Ok(()) };
+        data.settle_hash().await;
         let Some(solo) = data.solo.as_mut().filter(|_| data.parked_bytes > 0) else { return Ok(()) };
         solo.settle(1).await.map_err(write_error)?;
         let (file, offset, len) = (solo.file(), solo.written_bytes, data.parked_bytes);
         let read = self.engine.pool.run(move || {
             let mut buffer = AlignedBuffer::zeroed(aligned(len));
             file.read_at(buffer.as_mut_slice(), PAYLOAD_OFFSET_BYTES + offset)?;
-            Ok(buffer.as_slice()[..len].to_vec())
+            Ok(buffer)
         });
-        data.tail = read.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Io)?;
+        let read = read.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Io)?;
+        data.keep_hashed(&self.engine, &read.as_slice()[..len]);
         data.parked_bytes = 0;
         Ok(())
     }
@@ -481,13 +518,58 @@ impl Drop for Upload {
         }
         if let Some(solo) = data.solo.as_mut() {
             // The unit being filled waits in the file, not in memory; whoever opens the session waits for the write.
-            if data.parked_bytes == 0 {
-                solo.submit_partial(&self.engine, &data.tail);
-                data.parked_bytes = data.tail.len();
+            let unit = data.unit.take().filter(|unit| data.parked_bytes == 0 && unit.len_bytes() > 0);
+            if let Some(unit) = unit {
+                solo.submit_partial(&self.engine, unit.as_slice());
+                data.parked_bytes = unit.len_bytes();
+                let (unit, from) = (Arc::new(unit), data.hashed_bytes);
+                data.hash(&self.engine, Piece { unit, from, first_block: None });
             }
-            data.tail = Vec::new();
+            data.hashed_bytes = 0;
         }
         self.engine.sessions.put_back(self.id, data);
+    }
+}
+
+impl SessionData {
+    /// The bytes that are in no full unit.
+    fn rest(&self) -> &[u8] {
+        if self.solo.is_some() {
+            self.unit.as_ref().map(Unit::as_slice).unwrap_or_default()
+        } else {
+            &self.tail
+        }
+    }
+
+    /// Fills a unit with bytes that are in the hash already.
+    fn keep_hashed(&mut self, engine: &Engine, bytes: &[u8]) {
+        let mut unit = engine.units.lend(&*engine.disk);
+        unit.push(bytes);
+        (self.unit, self.hashed_bytes) = (Some(unit), bytes.len());
+    }
+
+    /// Hands bytes to the hash, behind those that it has.
+    fn hash(&mut self, engine: &Engine, piece: Piece) {
+        let Some(solo) = &self.solo else { return };
+        let lane = self.lane.get_or_insert_with(|| Lane::new(self.hasher.clone(), solo.target(engine)));
+        lane.push(&engine.hash_threads, piece);
+    }
+
+    /// Waits for the hash, and takes in the bytes that it lacks: afterwards it is that of all bytes up to `offset_bytes`, and the
+    /// file has the checksums of all full units.
+    async fn settle_hash(&mut self) {
+        if let Some(lane) = &self.lane {
+            lane.settle(1).await;
+        }
+        if let (Some(lane), Some(solo)) = (self.lane.take(), &mut self.solo) {
+            let (hasher, crcs) = lane.finish();
+            self.hasher = hasher;
+            solo.crcs.extend(crcs);
+        }
+        if let Some(unit) = &self.unit {
+            self.hasher.update(unit.as_slice().get(self.hashed_bytes..).unwrap_or_default());
+            self.hashed_bytes = unit.len_bytes();
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use crate::drain::Drain;
 use crate::http2::{Blocks, Streams};
 use crate::metrics::Metrics;
 use crate::socket::Socket;
+use crate::turns::Turns;
 use crate::vitals::{Overdue, Patience, Vitals};
 use crate::wire::Wire;
 
@@ -265,13 +266,15 @@ impl Protocol {
         let mut abandoned = pin!(self.drain.abandoned());
         let mut timer = pin!(sleep_until(Instant::now() + patience.head));
         let mut draining = false;
+        let turns = Turns::new();
         let overdue = std::future::poll_fn(|context| {
-            let end_soon = !draining && begun.as_mut().poll(context).is_ready();
+            let mut end_soon = !draining && begun.as_mut().poll(context).is_ready();
             draining |= end_soon;
             if abandoned.as_mut().poll(context).is_ready() {
                 return Poll::Ready(End::Cut);
             }
-            if let Poll::Ready(result) = poll(context, end_soon) {
+            let turn = turns.poll(context, |context| poll(context, std::mem::take(&mut end_soon)));
+            if let Poll::Ready(result) = turn {
                 return Poll::Ready(End::Done(result));
             }
             loop {

@@ -26,6 +26,7 @@ mod socket;
 mod store;
 mod supervisor;
 mod tls;
+mod turns;
 mod vitals;
 mod wire;
 mod wiring;

@@ -25,6 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const THREADS_PER_PROCESSOR: usize = 4;
 /// Storage threads at least.
 const THREADS_MIN: usize = 8;
+/// Threads that hash uploads, at most. They make a few large uploads faster; many keep every processor busy without them.
+const HASH_THREADS_MAX: usize = 8;
 
 /// Opens the store in `folder`, or makes it.
 ///
@@ -86,17 +88,21 @@ fn options(config: &Config) -> Options {
     options.session_memory_bytes_max = config.uploads.memory_bytes_max;
     options.blob_bytes_max = config.uploads.blob_bytes_max;
     options.threading = Threading::Pool { storage_threads: threads(count(config.storage.threads)) };
+    // One processor receives; with only one there is nothing to gain.
+    options.hash_threads = (processors() - 1).min(HASH_THREADS_MAX);
     options
 }
 
 fn threads(configured: usize) -> usize {
     match configured {
-        0 => {
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
-            (processors * THREADS_PER_PROCESSOR).max(THREADS_MIN)
-        }
+        0 => (processors() * THREADS_PER_PROCESSOR).max(THREADS_MIN),
         threads => threads,
     }
+}
+
+/// At least 1.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Watches the store for as long as the process runs, and ends the process when it failed.

@@ -152,7 +152,12 @@ impl Engine {
             | Body::Corrupt { digest, .. } => {
                 // Whoever decides on the blob does so under this lock, and cannot meanwhile.
                 let shard = self.locator.read(digest);
-                self.log.enqueue_copy(&Key::Digest(*digest), || self.indexed(item.moved(&shard, id)).flatten(), purpose, now_ms)
+                self.log.enqueue_copy(
+                    &Key::Digest(*digest),
+                    || self.indexed(item.moved(&shard, id)).flatten(),
+                    purpose,
+                    now_ms,
+                )
             }
             Body::Session(session) => {
                 let key = Key::Session(session.session);

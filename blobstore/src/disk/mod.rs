@@ -23,6 +23,7 @@ pub mod threads;
 pub mod uring;
 mod write;
 
+pub(crate) use write::Source;
 pub use write::{Buffer, Write, Written};
 
 /// Alignment, in bytes, of offsets, lengths and buffers of [`Access::Direct`] I/O. 4096 satisfies every device that

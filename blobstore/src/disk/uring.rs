@@ -30,7 +30,7 @@ use tokio_uring::buf::fixed::FixedBufRegistry;
 use tokio_uring::buf::{BoundedBuf as _, IoBuf, IoBufMut};
 
 use super::threads::{ThreadsDisk, ThreadsFile};
-use super::write::{Buffer, Then, Write, Written};
+use super::write::{Buffer, Source, Then, Write, Written};
 use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
 use crate::solo::WRITE_BYTES;
 use crate::sync::{AbortOnPanic, Arc, Mutex, lock, thread};
@@ -99,7 +99,7 @@ struct Order {
     fd: OwnedFd,
     /// Which counts what was written.
     file: Arc<ThreadsFile>,
-    slot: Slot,
+    source: Source,
     offset_bytes: u64,
     then: Then,
 }
@@ -230,8 +230,8 @@ async fn serve(orders: &Orders, registry: &Rc<FixedBufRegistry<Registered>>) {
         let task = tokio_uring::spawn(async move {
             // The runtime would keep a task's panic to itself.
             let _guard = AbortOnPanic;
-            let written = write(&registry, &order.slot, order.fd, order.offset_bytes, &order.file).await;
-            (order.then)(written, Buffer::of_ring(order.slot));
+            let written = write(&registry, &order.source, order.fd, order.offset_bytes, &order.file).await;
+            (order.then)(written, order.source);
         });
         under_way.push(task);
         under_way.retain(|task| !task.is_finished());
@@ -245,12 +245,13 @@ async fn serve(orders: &Orders, registry: &Rc<FixedBufRegistry<Registered>>) {
 /// Writes all of a slot.
 async fn write(
     registry: &FixedBufRegistry<Registered>,
-    slot: &Slot,
+    source: &Source,
     fd: OwnedFd,
     offset_bytes: u64,
     counted: &ThreadsFile,
 ) -> Written {
     let file = tokio_uring::fs::File::from_std(fd.into());
+    let Some(slot) = source.slot() else { return Written::NotHere };
     let Some(mut buffer) = registry.check_out(slot.index) else { return Written::NotHere };
     let mut done = 0;
     while done < slot.len {
@@ -363,8 +364,8 @@ impl Drop for Arena {
 impl Slot {
     pub(super) fn as_slice(&self) -> &[u8] {
         // SAFETY: the memory is initialized and lies in the arena, which the slot holds. There is one slot for each index, because the
-        // free list gives each out once, and while the kernel reads the memory the slot is kept by the ring's thread, which calls neither
-        // this nor the next.
+        // free list gives each out once, and while the kernel reads the memory the ring's thread keeps the slot, alone or with others that
+        // read as well: nobody has it to change.
         unsafe { std::slice::from_raw_parts(self.arena.slot(self.index).as_ptr(), self.len) }
     }
 
@@ -484,15 +485,13 @@ impl File for UringFile {
     fn begin_write(&self, write: Write) -> Result<(), Write> {
         // A descriptor of its own for each write: a microsecond, and none to keep in mind or to close in time.
         let Ok(fd) = self.file.duplicate() else { return Err(write) };
-        let (buffer, offset_bytes, then) = write.into_parts();
-        match buffer.into_slot() {
-            Ok(slot) => {
-                let file = Arc::clone(&self.file);
-                self.ring.orders.push(Order { fd, file, slot, offset_bytes, then });
-                Ok(())
-            }
-            Err(buffer) => Err(Write::new(buffer, offset_bytes, then)),
+        let (source, offset_bytes, then) = write.into_parts();
+        if source.slot().is_none() {
+            return Err(Write::new(source, offset_bytes, then));
         }
+        let file = Arc::clone(&self.file);
+        self.ring.orders.push(Order { fd, file, source, offset_bytes, then });
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -521,6 +520,7 @@ mod tests {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
     use super::*;
+    use crate::units::Units;
 
     const SYS_IO_URING_SETUP: i64 = 425;
     const SYS_IO_URING_ENTER: i64 = 426;
@@ -566,7 +566,7 @@ mod tests {
             let done = done.clone();
             let buffer = filled(&disk, SLOT_BYTES, u8::try_from(number).unwrap());
             let then = Box::new(move |written, buffer| done.send((written, buffer)).unwrap());
-            file.begin_write(Write::new(buffer, (number * SLOT_BYTES) as u64, then)).unwrap();
+            file.begin_write(Write::new(Source::Buffer(buffer), (number * SLOT_BYTES) as u64, then)).unwrap();
         }
         for _ in 0..SLOTS_MIN {
             let (written, _) = all.recv().unwrap();
@@ -583,11 +583,33 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_is_written_from_where_it_lies_while_others_read_it() {
+        let Some((dir, disk)) = disk() else { return };
+        let file = disk.create("a", 0, Access::Direct).unwrap();
+        let free = || lock(&disk.ring.arena.free).len();
+        let (units, before) = (Arc::new(Units::default()), free());
+        let mut unit = units.lend(&disk);
+        unit.push(&[7; WRITE_BYTES]);
+        let unit = Arc::new(unit);
+        let (done, outcome) = channel();
+        let then = Box::new(move |written, source| done.send((written, source)).unwrap());
+        file.begin_write(Write::new(Source::Unit(Arc::clone(&unit)), 0, then)).unwrap();
+        assert!(unit.as_slice().iter().all(|byte| *byte == 7));
+        let (written, source) = outcome.recv().unwrap();
+        assert!(matches!(written, Written::Done(Ok(()))), "{written:?}");
+        assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), [7; WRITE_BYTES]);
+        assert_eq!(free(), before - 1, "it is lent as long as anybody has it");
+        drop((source, unit));
+        assert_eq!(free(), before);
+    }
+
+    #[test]
     fn who_finds_no_buffer_has_memory_of_his_own_and_no_ring() {
         let Some((_dir, disk)) = disk() else { return };
         let file = disk.create("a", 0, Access::Direct).unwrap();
         let mut lent: Vec<Buffer> = (0..disk.ring.buffers()).map(|_| disk.lend(4096)).collect();
-        let refused = |buffer| file.begin_write(Write::new(buffer, 0, Box::new(|_, _| ()))).is_err();
+        let refused =
+            |buffer| file.begin_write(Write::new(Source::Buffer(buffer), 0, Box::new(|_, _| ()))).is_err();
         assert!(refused(disk.lend(4096)));
         drop(lent.pop());
         assert!(!refused(disk.lend(4096)), "one was given back");
@@ -602,7 +624,7 @@ mod tests {
         let (done, outcome) = channel();
         // Direct access takes whole pages alone.
         let then = Box::new(move |written, buffer| done.send((written, buffer)).unwrap());
-        file.begin_write(Write::new(filled(&disk, 4096, 1), 1, then)).unwrap();
+        file.begin_write(Write::new(Source::Buffer(filled(&disk, 4096, 1)), 1, then)).unwrap();
         let (written, buffer) = outcome.recv().unwrap();
         if matches!(written, Written::NotHere) {
             file.write_at(buffer.as_slice(), 1).unwrap();
@@ -614,7 +636,7 @@ mod tests {
     fn files_through_the_cache_and_files_for_reading_have_no_ring() {
         let Some((dir, disk)) = disk() else { return };
         let refused = |disk: &UringDisk, file: &dyn File| {
-            file.begin_write(Write::new(disk.lend(4096), 0, Box::new(|_, _| ()))).is_err()
+            file.begin_write(Write::new(Source::Buffer(disk.lend(4096)), 0, Box::new(|_, _| ()))).is_err()
         };
         assert!(refused(&disk, &*disk.create("a", 0, Access::Cached).unwrap()));
         let files = ThreadsDisk::open_read_only(dir.path()).unwrap();
@@ -654,7 +676,7 @@ mod tests {
             let Some((_dir, disk)) = disk() else { std::process::abort() };
             let file = disk.create("a", 0, Access::Direct).unwrap();
             let then = Box::new(|_, _| panic!("as the end of a write never should"));
-            file.begin_write(Write::new(disk.lend(4096), 0, then)).unwrap();
+            file.begin_write(Write::new(Source::Buffer(disk.lend(4096)), 0, then)).unwrap();
             // Waits for the ring's thread, which does not come.
             drop((file, disk));
             return;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 
 use crate::buffer::AlignedBuffer;
+use crate::sync::Arc;
+use crate::units::Unit;
 
 /// Memory for one write of a file past the page cache: aligned, of fixed length.
 pub struct Buffer {
@@ -25,12 +27,19 @@ pub enum Written {
     NotHere,
 }
 
-/// What is called after a write.
-pub(crate) type Then = Box<dyn FnOnce(Written, Buffer) + Send>;
+/// What a write is made from.
+pub(crate) enum Source {
+    Buffer(Buffer),
+    /// Which others may be reading meanwhile.
+    Unit(Arc<Unit>),
+}
 
-/// A write to be begun: all of `buffer`, to `offset_bytes`.
+/// What is called after a write.
+pub(crate) type Then = Box<dyn FnOnce(Written, Source) + Send>;
+
+/// A write to be begun: all of its source, to `offset_bytes`.
 pub struct Write {
-    buffer: Buffer,
+    source: Source,
     offset_bytes: u64,
     then: Then,
 }
@@ -46,12 +55,26 @@ impl Buffer {
         Buffer { memory: Memory::Ring(slot) }
     }
 
-    /// The memory that a ring lent, or the buffer as it is.
-    #[cfg(feature = "uring")]
-    pub(super) fn into_slot(self) -> Result<super::uring::Slot, Buffer> {
+    /// The memory of the process, to be used again; `None` when a ring lent it and has it back.
+    pub(crate) fn into_own(self) -> Option<AlignedBuffer> {
         match self.memory {
-            Memory::Ring(slot) => Ok(slot),
-            Memory::Own(_) => Err(self),
+            Memory::Own(buffer) => Some(buffer),
+            #[cfg(feature = "uring")]
+            Memory::Ring(_) => None,
+        }
+    }
+
+    /// A buffer of that memory.
+    pub(crate) fn of_own(buffer: AlignedBuffer) -> Buffer {
+        Buffer { memory: Memory::Own(buffer) }
+    }
+
+    /// The memory that a ring lent.
+    #[cfg(feature = "uring")]
+    pub(super) fn slot(&self) -> Option<&super::uring::Slot> {
+        match &self.memory {
+            Memory::Ring(slot) => Some(slot),
+            Memory::Own(_) => None,
         }
     }
 
@@ -74,15 +97,34 @@ impl Buffer {
     }
 }
 
-impl Write {
-    /// A write after which `then` is called, once, on any thread. It must not block.
-    pub(crate) fn new(buffer: Buffer, offset_bytes: u64, then: Then) -> Write {
-        Write { buffer, offset_bytes, then }
+impl Source {
+    /// The bytes to be written.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Source::Buffer(buffer) => buffer.as_slice(),
+            Source::Unit(unit) => unit.as_slice(),
+        }
     }
 
-    /// The buffer, where it goes, and what is to be called with it.
-    pub(crate) fn into_parts(self) -> (Buffer, u64, Then) {
-        (self.buffer, self.offset_bytes, self.then)
+    /// The memory that a ring lent for it.
+    #[cfg(feature = "uring")]
+    pub(super) fn slot(&self) -> Option<&super::uring::Slot> {
+        match self {
+            Source::Buffer(buffer) => buffer.slot(),
+            Source::Unit(unit) => unit.buffer().and_then(Buffer::slot),
+        }
+    }
+}
+
+impl Write {
+    /// A write after which `then` is called, once, on any thread. It must not block.
+    pub(crate) fn new(source: Source, offset_bytes: u64, then: Then) -> Write {
+        Write { source, offset_bytes, then }
+    }
+
+    /// What it is made from, where that goes, and what is to be called with it.
+    pub(crate) fn into_parts(self) -> (Source, u64, Then) {
+        (self.source, self.offset_bytes, self.then)
     }
 }
 

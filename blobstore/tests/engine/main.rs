@@ -8,6 +8,7 @@
 
 #[cfg(feature = "uring")]
 mod backends;
+mod beside;
 mod budget;
 mod cachedamage;
 mod canary;
