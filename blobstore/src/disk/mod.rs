@@ -14,6 +14,9 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
+use self::mapping::Mapping;
+
+pub mod mapping;
 pub mod sim;
 pub mod threads;
 
@@ -55,6 +58,13 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Tells the operating system that a range will be read soon, so that it fetches it meanwhile. Only a hint: what comes of it
     /// shows in the reads.
     fn will_read(&self, _offset_bytes: u64, _len_bytes: u64) {}
+
+    /// Maps the whole file as it is now, to be read through the page cache. Only for a file that nobody writes to any more.
+    ///
+    /// None when it cannot be had: the caller reads instead.
+    fn map(&self) -> Option<Mapping> {
+        None
+    }
 
     /// Writes all of `bytes` at `offset_bytes`, extending the file when needed.
     ///

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{self, Advice, AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::mapping::Mapping;
 use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
 
 /// The store belongs to its user alone: blobs may be private images.
@@ -352,6 +353,14 @@ impl File for ThreadsFile {
         let _ = fs::fadvise(&self.file, offset_bytes, NonZeroU64::new(len_bytes), Advice::WillNeed);
     }
 
+    fn map(&self) -> Option<Mapping> {
+        // Whoever goes past the page cache wants to know what is on the disk.
+        if fs::fcntl_getfl(&self.file).ok()?.contains(OFlags::DIRECT) {
+            return None;
+        }
+        Mapping::new(&self.file, self.len_bytes().ok()?).ok()
+    }
+
     fn write_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
         self.refuse_when_read_only()?;
         let mut done = 0;
@@ -576,6 +585,20 @@ mod tests {
         let error = disk.open("a", Access::Direct).unwrap().read_at(page, 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(disk.shared.direct_refused.load(Ordering::Relaxed), before);
+    }
+
+    #[test]
+    fn a_file_is_mapped_through_the_page_cache_alone() {
+        let (_dir, disk) = disk();
+        let file = disk.create("a", 0, Access::Cached).unwrap();
+        assert!(file.map().is_none(), "there is nothing to map");
+        file.write_at(b"mapped", 0).unwrap();
+        let mapping = file.map().unwrap();
+        drop(file);
+        disk.remove("a").unwrap();
+        assert_eq!(mapping.bytes(), &b"mapped"[..]);
+        let direct = disk.create("b", DIRECT_ALIGN_BYTES as u64, Access::Direct).unwrap();
+        assert_eq!(direct.map().is_none(), !disk.shared.direct_refused.load(Ordering::Relaxed));
     }
 
     #[test]
