@@ -20,6 +20,7 @@ mod lease;
 mod lending;
 mod locator;
 mod log;
+mod mapped;
 mod options;
 mod pool;
 mod reader;

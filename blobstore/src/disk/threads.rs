@@ -58,7 +58,7 @@ struct Shared {
 }
 
 struct ThreadsFile {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     name: String,
     writable: bool,
     shared: Arc<Shared>,
@@ -129,6 +129,7 @@ impl ThreadsDisk {
                 Err(error) => return Err(error.into()),
             }
         }
+        let file = Arc::new(file);
         Ok(Arc::new(ThreadsFile { file, name: name.to_owned(), writable, shared: Arc::clone(&self.shared) }))
     }
 
@@ -557,7 +558,7 @@ mod tests {
             return;
         }
         let shared = Arc::clone(&disk.shared);
-        let file = ThreadsFile { file, name: "a".to_owned(), writable: true, shared };
+        let file = ThreadsFile { file: Arc::new(file), name: "a".to_owned(), writable: true, shared };
         let mut calls = 0;
         let transfer = || {
             calls += 1;
