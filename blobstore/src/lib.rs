@@ -23,6 +23,7 @@ mod lease;
 mod lending;
 mod locator;
 mod log;
+mod mapped;
 mod merge;
 mod options;
 mod partition;

@@ -67,7 +67,7 @@ impl Options {
             sessions_max: 10_000,
             hash_threads: 1,
             session_memory_bytes_max: 64 * 1024 * 1024,
-            // One half is 3 MiB for each of ten clients that are slower than the disk, the other a block ahead for 128 more; fast ones share it.
+            // One half is 5 MiB for each of six clients that are slower than the disk, the other a block ahead for 128 more; fast ones share it.
             read_ahead_bytes_max: 64 * 1024 * 1024,
             // Five thousand manifests or configurations of common size.
             recent_bytes_max: 32 * 1024 * 1024,

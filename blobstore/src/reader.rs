@@ -8,8 +8,12 @@
 //! network work at the same time. What is read ahead is at most what was handed out in order before, so that a client that hangs up
 //! early costs little; and it is only a hint: whatever is wrong with it, the block is read again as if there had been none.
 //!
-//! The first reader that goes through a large blob reads ahead past the page cache: most layers are pulled once, and would push out
-//! what is pulled often, at the price of one more copy. As soon as there is a second reader, now or later, all go through the cache.
+//! Blocks of a large blob that are in memory are handed out in place, without a copy, to whoever only sends them
+//! ([`BlobReader::only_send`], [`crate::mapped`]).
+//!
+//! Most large blobs are pulled once, and would push out of the page cache what is pulled often; and past it a disk is read at its full
+//! speed. So the cache is filled by a reader that is not alone, and by the second one that finds the blob missing. When what it
+//! filled did not last until the next one came, the fourth fills again, then the eighth ([`Pulls`]).
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,18 +30,22 @@ use crate::format::batch::NewRecord;
 use crate::format::checkpoint::Location;
 use crate::format::record::Body;
 use crate::log::{Marks, Purpose};
+use crate::mapped::Pair;
 use crate::recent;
 use crate::repository::RepositoryKey;
 use crate::solo::SealedSolo;
 use crate::source::{Block, Direct, Source, Wanted};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, AtomicU32, Ordering};
 
 /// Blocks of the longest run: 1 MiB. Longer ones gained nothing where this was measured.
 const RUN_BLOCKS_MAX: usize = 4;
 
-/// Runs of a reader that may be under way: while one is checked, the disk works on the other. With the one in hand a reader holds
-/// 3 MiB.
-const RUNS_AHEAD_MAX: usize = 2;
+/// Runs of a reader that may be under way: while one is checked, the disk works on the others. With the one in hand a reader holds
+/// 5 MiB.
+const RUNS_AHEAD_MAX: usize = 4;
+
+/// Blocks that a reader finds in memory one after the other, until that says something of the whole blob.
+const FOUND_BLOCKS: usize = 8;
 
 /// An open blob. It stays readable when the blob is deleted meanwhile.
 pub struct BlobReader {
@@ -55,6 +63,18 @@ pub struct BlobReader {
     /// Runs that are being read, one behind the other.
     ahead: VecDeque<Ahead>,
     way: Option<Way>,
+    is_only_sent: bool,
+    /// Blocks that were found in memory since one was missing.
+    found: usize,
+}
+
+/// What is known of who reads a file.
+#[derive(Debug, Default)]
+pub(crate) struct Pulls {
+    /// Readers that found something missing in memory, since one found all of it.
+    misses: AtomicU32,
+    /// Those of them that are there.
+    active: AtomicU32,
 }
 
 /// A run that is being read.
@@ -64,11 +84,33 @@ struct Ahead {
     blocks: Completion<Vec<Bytes>>,
 }
 
-/// How a reader goes through a blob.
+/// How a reader goes on through a blob of which something is missing in memory.
 enum Way {
     Cached,
-    /// Past the page cache, for as long as it is the only reader that the file has had.
-    Direct(Arc<SealedSolo>, Arc<Direct>),
+    Solo(Turn),
+}
+
+/// A reader among those of [`Pulls::active`].
+struct Turn {
+    solo: Arc<SealedSolo>,
+    /// The way past the page cache; taken for as long as nobody else is there.
+    direct: Option<Arc<Direct>>,
+}
+
+impl Turn {
+    fn new(engine: &Engine, solo: &Arc<SealedSolo>) -> Turn {
+        let misses = solo.pulls.misses.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let others = solo.pulls.active.fetch_add(1, Ordering::Relaxed);
+        let fills = others > 0 || (misses > 1 && misses.is_power_of_two());
+        let direct = (!fills).then(|| Arc::new(Direct::new(Arc::clone(&engine.disk), solo.segment)));
+        Turn { solo: Arc::clone(solo), direct }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.solo.pulls.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for BlobReader {
@@ -85,8 +127,30 @@ impl BlobReader {
     ) -> Result<BlobReader, ReadError> {
         let (len_bytes, source) = locate(&engine, repository, &digest)?;
         let (held, ahead) = (VecDeque::new(), VecDeque::new());
-        let (next, in_order, way) = (0, 0, None);
-        Ok(BlobReader { engine, repository, digest, len_bytes, source, held, next, in_order, ahead, way })
+        let (next, in_order, way, found) = (0, 0, None, 0);
+        let is_only_sent = false;
+        Ok(BlobReader {
+            engine,
+            repository,
+            digest,
+            len_bytes,
+            source,
+            held,
+            next,
+            in_order,
+            ahead,
+            way,
+            is_only_sent,
+            found,
+        })
+    }
+
+    /// Says that what is read from now on is handed to a socket, and not looked at on the way.
+    ///
+    /// Then it may be memory of a mapped file. It was checked like all other; should the system drop its page before it is sent, and
+    /// the disk fail to give it again, then the socket's call fails, where a look at it might find zeros.
+    pub fn only_send(&mut self) {
+        self.is_only_sent = true;
     }
 
     /// Length of the blob in bytes.
@@ -130,10 +194,10 @@ impl BlobReader {
         if number == self.next {
             return;
         }
-        (self.held, self.next, self.in_order) = (VecDeque::new(), number, 0);
+        (self.held, self.next, self.in_order, self.found) = (VecDeque::new(), number, 0, 0);
     }
 
-    /// Has the blocks from `number` on: those that were read ahead, else this one alone.
+    /// Has the blocks from `number` on: those that were read ahead, else this one alone, from memory if it is there.
     async fn fetch(&mut self, number: u64) -> Result<(), ReadError> {
         if let Some(ahead) = self.ahead.front_mut().filter(|ahead| ahead.first == number) {
             let blocks = (&mut ahead.blocks).await.unwrap_or_default();
@@ -147,8 +211,11 @@ impl BlobReader {
             }
         } else {
             self.ahead.clear();
+            let block = self.mapped_block(number);
+            self.held.extend(block);
         }
         if self.held.is_empty() {
+            self.found = 0;
             let block = self.verified_block(number).await?;
             self.held.push_back(block);
         }
@@ -161,6 +228,10 @@ impl BlobReader {
         if self.engine.is_inline() {
             return;
         }
+        // What is in memory needs nobody.
+        if self.found > 0 {
+            return;
+        }
         // What a client that hangs up now was given, and what was read in vain.
         let given = self.in_order.saturating_add(1);
         let mut in_vain = self.held.len().saturating_sub(1);
@@ -169,6 +240,9 @@ impl BlobReader {
         while self.ahead.len() < RUNS_AHEAD_MAX && in_vain < given && first < end {
             let left = usize::try_from(end - first).unwrap_or(usize::MAX);
             let Some(extent) = self.source.extent(&self.engine.key, self.len_bytes) else { return };
+            if self.pair().is_some_and(|pair| extent.is_resident(&pair, first)) {
+                return;
+            }
             let wanted = RUN_BLOCKS_MAX.min(given - in_vain).min(left);
             let loans = self.engine.lending.lend_ahead(wanted, self.ahead.len());
             let count = loans.len();
@@ -186,18 +260,44 @@ impl BlobReader {
     /// The way past the page cache, when the next run goes there.
     fn direct(&mut self) -> Option<Arc<Direct>> {
         let way = self.way.get_or_insert_with(|| match &self.source {
-            Source::Solo { open: Some(solo), .. } if solo.readers.fetch_add(1, Ordering::Relaxed) == 0 => {
-                let direct = Direct::new(Arc::clone(&self.engine.disk), solo.segment);
-                Way::Direct(Arc::clone(solo), Arc::new(direct))
-            }
+            Source::Solo { open: Some(solo), .. } => Way::Solo(Turn::new(&self.engine, solo)),
             Source::Solo { .. } | Source::Inline { .. } => Way::Cached,
         });
         match way {
-            Way::Direct(solo, direct) if solo.readers.load(Ordering::Relaxed) == 1 => {
-                Some(Arc::clone(direct))
-            }
-            Way::Direct(..) | Way::Cached => None,
+            Way::Solo(turn) if turn.solo.pulls.active.load(Ordering::Relaxed) == 1 => turn.direct.clone(),
+            Way::Solo(_) | Way::Cached => None,
         }
+    }
+
+    /// The mapping of the blob's file, for a reader that may have it.
+    fn pair(&self) -> Option<Arc<Pair>> {
+        match &self.source {
+            Source::Solo { open: Some(solo), .. } if self.is_only_sent => solo.mapped.pair(&solo.file),
+            Source::Solo { .. } | Source::Inline { .. } => None,
+        }
+    }
+
+    /// The block, when it is in memory and this reader may have it in place. Waits for nothing.
+    fn mapped_block(&mut self, number: u64) -> Option<Bytes> {
+        if let Source::Solo { location: Location::Solo { segment, .. }, open: open @ None } = &mut self.source
+        {
+            *open = self.engine.solos.cached(*segment);
+        }
+        let (pair, extent) = (self.pair()?, self.source.extent(&self.engine.key, self.len_bytes)?);
+        if !extent.is_resident(&pair, number) {
+            return None;
+        }
+        let block = extent.mapped_block(&pair, number);
+        if let Source::Solo { open: Some(solo), .. } = &self.source {
+            self.found = self.found.saturating_add(1);
+            let is_all = self.found == FOUND_BLOCKS || (number + 1) * BLOCK_BYTES as u64 >= self.len_bytes;
+            if block.is_none() {
+                solo.mapped.give_up();
+            } else if is_all && self.way.is_none() {
+                solo.pulls.misses.store(0, Ordering::Relaxed);
+            }
+        }
+        block
     }
 
     /// The block, when it is a whole small payload and was read lately.

@@ -18,6 +18,8 @@ use crate::format::solo::{Layout, PAYLOAD_OFFSET_BYTES, Trailer, encode_tail};
 use crate::format::{BLOCK_BYTES, SOLO_FOLDER, SegmentId, aligned};
 use crate::health::Failed;
 use crate::lane::Target;
+use crate::mapped::Mapped;
+use crate::reader::Pulls;
 use crate::repository::SessionId;
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, Weak, lock};
 use crate::units::Unit;
@@ -59,8 +61,8 @@ pub(crate) struct SealedSolo {
     pub(crate) epoch: u32,
     pub(crate) file: Arc<dyn File>,
     pub(crate) crcs: Vec<u32>,
-    /// Readers that began to go through it, since it was opened.
-    pub(crate) readers: AtomicU32,
+    pub(crate) mapped: Mapped,
+    pub(crate) pulls: Pulls,
 }
 
 impl Solos {
@@ -81,7 +83,8 @@ impl Solos {
         }
     }
 
-    fn cached(&self, segment: SegmentId) -> Option<Arc<SealedSolo>> {
+    /// A sealed file that is open.
+    pub(crate) fn cached(&self, segment: SegmentId) -> Option<Arc<SealedSolo>> {
         lock(&self.open).files.get(&segment).cloned()
     }
 
@@ -134,8 +137,8 @@ impl Engine {
         let trailer = Trailer::decode(tail.as_slice(), &self.key, segment, epoch, &layout)
             .filter(|trailer| trailer.seal == *trailer_seal && trailer.digest == *digest);
         let Some(trailer) = trailer else { return Ok(damaged) };
-        let solo =
-            Arc::new(SealedSolo { segment, epoch, file, crcs: trailer.crcs, readers: AtomicU32::new(0) });
+        let (mapped, pulls) = (Mapped::default(), Pulls::default());
+        let solo = Arc::new(SealedSolo { segment, epoch, file, crcs: trailer.crcs, mapped, pulls });
         if access == Access::Cached {
             self.solos.keep(&solo);
             // Whoever deletes the blob takes it out of the locator first and closes the file then. When it is out already, the

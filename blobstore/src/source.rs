@@ -15,6 +15,7 @@ use crate::format::seal::{Key, Place};
 use crate::format::solo::{PAYLOAD_OFFSET_BYTES, block_place};
 use crate::format::{BLOCK_BYTES, SegmentId, aligned};
 use crate::lending::Loan;
+use crate::mapped::Pair;
 use crate::solo::{OpenedSolo, SealedSolo};
 use crate::sync::Arc;
 
@@ -79,6 +80,21 @@ impl Extent {
             Sums::Solo(_) => PAYLOAD_OFFSET_BYTES,
         };
         start + number * BLOCK_BYTES as u64
+    }
+
+    /// A block of a file that is mapped, to be sent, when it is in memory.
+    pub(crate) fn mapped_block(&self, pair: &Pair, number: u64) -> Option<Bytes> {
+        let (from, len) = self.place_in_file(number)?;
+        pair.verified(from, len, |bytes| self.is_intact(number, bytes))
+    }
+
+    /// Whether a block of a file that is mapped is in memory.
+    pub(crate) fn is_resident(&self, pair: &Pair, number: u64) -> bool {
+        self.place_in_file(number).is_some_and(|(from, len)| pair.is_resident(from, len))
+    }
+
+    fn place_in_file(&self, number: u64) -> Option<(usize, usize)> {
+        Some((usize::try_from(self.offset_bytes(number)).ok()?, block_len(self.len_bytes, number)))
     }
 
     fn is_intact(&self, number: u64, bytes: &[u8]) -> bool {

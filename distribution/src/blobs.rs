@@ -120,6 +120,9 @@ pub trait BlobReader: Send {
     /// Length of the whole blob in bytes.
     fn len_bytes(&self) -> u64;
 
+    /// Says that what is read from now on is only sent: see [`crate::body::OnlySent`].
+    fn only_send(&mut self) {}
+
     /// The bytes from `offset_bytes` on, at most to `end_bytes` (exclusive), at least one and as many as are convenient
     /// (at most 256 KiB). `offset_bytes < end_bytes <= len_bytes()`.
     ///

@@ -29,6 +29,11 @@ pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 /// The body of an answer.
 pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
+/// Extension of a request whose answer is only sent: nobody encrypts or copies it on the way to the socket. Blobs may then be
+/// memory of mapped files.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlySent;
+
 /// No bytes.
 pub(crate) fn empty() -> ResponseBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()

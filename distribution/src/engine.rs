@@ -54,6 +54,10 @@ impl BlobReader for Reader {
         self.0.len_bytes()
     }
 
+    fn only_send(&mut self) {
+        self.0.only_send();
+    }
+
     async fn read(&mut self, offset_bytes: u64, end_bytes: u64) -> Result<Bytes, BlobError> {
         Ok(self.0.read(offset_bytes, end_bytes).await?)
     }

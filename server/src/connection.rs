@@ -21,10 +21,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::sections::Limits;
+use crate::config::sections::{Limits, PullPath};
 use crate::drain::Drain;
 use crate::http2::{Blocks, Streams};
 use crate::metrics::Metrics;
+use crate::sendfile::Plain;
 use crate::socket::Socket;
 use crate::turns::Turns;
 use crate::vitals::{Overdue, Patience, Vitals};
@@ -71,6 +72,7 @@ pub(crate) struct Protocol {
     http1: http1::Builder,
     http2: http2::Builder<Streams>,
     tls: Option<TlsAcceptor>,
+    pull_path: PullPath,
     patience: Patience,
     drain: Drain,
     metrics: Arc<Metrics>,
@@ -105,7 +107,12 @@ impl Protocol {
             write_stall: Duration::from_secs(limits.write_stall_secs),
             rest: REST_AFTER,
         };
-        Self { http1, http2, tls, patience, drain, metrics, answers }
+        Self { http1, http2, tls, pull_path: PullPath::Copy, patience, drain, metrics, answers }
+    }
+
+    /// The same, with another way for blobs on connections without TLS than through memory of ours.
+    pub(crate) fn pulls(self, pull_path: PullPath) -> Self {
+        Self { pull_path, ..self }
     }
 
     /// Whether the listener speaks TLS.
@@ -120,7 +127,8 @@ impl Protocol {
         let vitals = Arc::new(Vitals::new(Instant::now()));
         let caller = Caller { peer, secure: self.tls.is_some(), vitals, blocks: None };
         let Some(tls) = self.tls.clone() else {
-            let socket = Socket::new(stream, Arc::clone(&caller.vitals));
+            let plain = Plain::new(stream, self.pull_path, self.metrics.sendfile_calls.clone());
+            let socket = Socket::new(plain, Arc::clone(&caller.vitals));
             return self.serve_http1(socket, &caller).await;
         };
         // In boxes, so that a plain connection does not pay for the size of one with TLS.

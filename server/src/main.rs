@@ -21,6 +21,7 @@ mod peer;
 mod request;
 mod request_id;
 mod routes;
+mod sendfile;
 mod serve;
 mod socket;
 mod store;

@@ -117,7 +117,8 @@ async fn serve(
         Some(certificate) => Some(TlsAcceptor::from(certificate.server_config()?)),
     };
     let front: Arc<dyn Answers> = Arc::new(Front::new(routes, Arc::clone(&metrics), config));
-    let protocol = Protocol::new(&config.limits, tls, drain.clone(), Arc::clone(&metrics), front);
+    let protocol = Protocol::new(&config.limits, tls, drain.clone(), Arc::clone(&metrics), front)
+        .pulls(config.server.pull_path);
     let socket = bind(config.server.listen).await?;
     let address = socket.local_addr().context("a bound socket has an address")?;
     let listener =

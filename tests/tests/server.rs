@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -481,6 +481,71 @@ fn fill(path: &std::path::Path) -> Result<()> {
         while file.write_all(&block).and_then(|()| file.sync_data()).is_ok() {}
     }
     Ok(())
+}
+
+/// Whichever way a blob takes from the page cache to the socket: the same bytes and the same damage found.
+#[test]
+fn a_large_blob_is_the_same_on_every_path_and_damage_ends_it() -> Result<()> {
+    for (path, by_sendfile) in [("sendfile", true), ("mapped", false), ("copy", false), ("auto", false)] {
+        let server = Server::start_with(Options::default().key("server", "pull_path", path))?;
+        let admin = server.admin()?;
+        let bytes = noise(7, 5 * 1024 * 1024 + 333);
+        let digest = admin.push_blob("library/large", &bytes)?;
+        let url = format!("/v2/library/large/blobs/{digest}");
+        let get = |range: &str| {
+            let extra = match range {
+                "" => Extra::default(),
+                range => Extra::default().header("range", format!("bytes={range}")),
+            };
+            admin.send(&Method::GET, "library/large", "pull", &url, &extra)
+        };
+        // Past the page cache, filling it, out of it.
+        for _ in 0..4 {
+            ensure!(get("")?.expect(&[200])?.body == bytes, "{path}");
+        }
+        for (from, to) in [(0, 0), (262_143, 262_144), (5, 3_000_000), (5_000_000, bytes.len() - 1)] {
+            let part = get(&format!("{from}-{to}"))?.expect(&[206])?;
+            ensure!(Some(&part.body[..]) == bytes.get(from..=to), "{path}: {from}-{to}");
+        }
+        let parts = get("0-99,1000000-1000099,3000000-3300000")?.expect(&[206])?;
+        ensure!(
+            parts.body.windows(100).any(|window| Some(window) == bytes.get(1_000_000..1_000_100)),
+            "{path}"
+        );
+        let log = server.log();
+        let metrics = log
+            .lines()
+            .find_map(|line| line.split_once("taffrail::serve: metrics address="))
+            .context("the address of the metrics")?
+            .1;
+        let page = taffrail_tests::raw::get(metrics.trim(), "/metrics", "")?.text();
+        let calls = page.lines().find_map(|line| line.strip_prefix("taffrail_sendfile_calls_total "));
+        ensure!((calls.context("the count of calls")? != "0") == by_sendfile, "{path}: {calls:?}");
+
+        let file = solo_file(&server.data_dir().join("store/solo"))?.context("the blob's file")?;
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(file)?;
+        let (mut byte, at) = ([0], 4096 + 3_000_000);
+        file.read_exact_at(&mut byte, at)?;
+        file.write_all_at(&[byte[0] ^ 1], at)?;
+        file.sync_all()?;
+        ensure!(get("").is_err(), "{path}: an answer with damage in it was completed");
+        get("")?.expect(&[404])?;
+    }
+    Ok(())
+}
+
+/// The one file below a folder.
+fn solo_file(folder: &Path) -> Result<Option<std::path::PathBuf>> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_file() {
+            return Ok(Some(path));
+        }
+        if let Some(file) = solo_file(&path)? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 fn wait_until(what: &str, mut good: impl FnMut() -> Result<bool>) -> Result<()> {

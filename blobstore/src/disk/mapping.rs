@@ -11,22 +11,29 @@
 //!   go stale under writes past it.
 //! - Nothing of a mapping is believed before a checksum over it held. Once [`Mapping::is_damaged`], zeros stay for as long as the
 //!   mapping does: it is to be thrown away, and the place read in another way.
+//! - Slices that are to be sent are never read by us, only by the kernel, for which a page that is missing is an error of that call. They
+//!   come from a mapping of their own: zeros put under one that is checked must not go out behind another reader's check.
 //! - The handler takes no lock, allocates nothing and calls nothing but `mmap`, `signal` and `raise`.
 
 #![expect(unsafe_code, reason = "mmap and signal handlers have no safe form; docs say what holds")]
 
+use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 
 use bytes::Bytes;
 
 /// Mappings of the process, at most: a sixteenth of the areas that Linux gives a process (`vm.max_map_count`, 65,530 by default),
 /// because each damaged page may split one in three, and allocators need areas too.
 pub const MAPPINGS_MAX: usize = 4096;
+
+/// Pages that are asked about in one call.
+const PROBE_PAGES: usize = 256;
 
 /// A file mapped whole, read-only. Clones and slices share the mapping; it ends with the last of them.
 ///
@@ -37,10 +44,19 @@ pub struct Mapping {
     area: Arc<Area>,
 }
 
+/// Memory that was found to be part of a mapping, which it keeps.
+pub struct Found {
+    area: Arc<Area>,
+    range: Range<usize>,
+}
+
 /// A mapped range of addresses, in its place of the registry.
 struct Area {
     start: *const u8,
     len: usize,
+    file: Arc<OwnedFd>,
+    /// Whether the system says which pages are in memory: it says so of files that the process may write, and of others that all are.
+    is_told: bool,
     slot: &'static Slot,
 }
 
@@ -71,6 +87,9 @@ struct Slot {
 /// All mappings. The lowest free slot is taken, so that few pages of it are ever touched.
 static SLOTS: [Slot; MAPPINGS_MAX] = [const { Slot::new() }; MAPPINGS_MAX];
 
+/// The same by first address, for whoever may wait for a lock.
+static AREAS: RwLock<BTreeMap<usize, Weak<Area>>> = RwLock::new(BTreeMap::new());
+
 /// Bytes of a page; 0 before the handler stands.
 static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
 
@@ -86,10 +105,13 @@ impl Mapping {
     /// # Errors
     /// `OutOfMemory` when there are [`MAPPINGS_MAX`] already; `InvalidInput` for no bytes or more than there are addresses; whatever
     /// the operating system says.
-    pub(super) fn new(file: &OwnedFd, len_bytes: u64) -> io::Result<Mapping> {
+    pub(super) fn new(file: &Arc<OwnedFd>, len_bytes: u64) -> io::Result<Mapping> {
         guard()?;
         let len = usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         let area = Arc::new(Area::new(file, len)?);
+        let mut areas = AREAS.write().unwrap_or_else(PoisonError::into_inner);
+        areas.insert(area.start.addr(), Arc::downgrade(&area));
+        drop(areas);
         Ok(Mapping { all: Bytes::from_owner(Owner(Arc::clone(&area))), area })
     }
 
@@ -102,10 +124,66 @@ impl Mapping {
     pub fn is_damaged(&self) -> bool {
         self.area.slot.is_damaged.load(Ordering::Acquire)
     }
+
+    /// Whether all pages of `range` are in memory and whole, so that reading them waits for nothing. It may change at any moment; no
+    /// when it cannot be known.
+    pub fn is_resident(&self, range: Range<usize>) -> bool {
+        self.area.is_resident(range)
+    }
+}
+
+/// The mapping that `bytes` are a part of, if they are.
+pub fn find(bytes: &[u8]) -> Option<Found> {
+    let start = bytes.as_ptr().addr();
+    let areas = AREAS.read().unwrap_or_else(PoisonError::into_inner);
+    let area = areas.range(..=start).next_back()?.1.upgrade()?;
+    drop(areas);
+    let from = start - area.start.addr();
+    let range = from..from + bytes.len();
+    (range.end <= area.len).then_some(Found { area, range })
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Found").field("range", &self.range).finish_non_exhaustive()
+    }
+}
+
+impl AsFd for Found {
+    /// The mapped file.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.area.file.as_fd()
+    }
+}
+
+impl Found {
+    /// Where the memory begins in the file.
+    pub fn offset_bytes(&self) -> u64 {
+        self.range.start as u64
+    }
+
+    /// As [`Mapping::is_resident`], of the first `len` bytes of it.
+    pub fn is_resident(&self, len: usize) -> bool {
+        self.area.is_resident(self.first(len))
+    }
+
+    /// Has the first `len` bytes of it read from the disk, and waits for that. What comes of it shows when they are sent.
+    pub fn bring(&self, len: usize) {
+        let range = self.area.pages(self.first(len));
+        // SAFETY: the range lies in the area. It changes no byte, and a page that cannot be had is an error, not a signal.
+        unsafe {
+            let start = self.area.start.add(range.start).cast_mut().cast();
+            libc::madvise(start, range.len(), libc::MADV_POPULATE_READ);
+        }
+    }
+
+    fn first(&self, len: usize) -> Range<usize> {
+        self.range.start..self.range.end.min(self.range.start.saturating_add(len))
+    }
 }
 
 impl Area {
-    fn new(file: &OwnedFd, len: usize) -> io::Result<Area> {
+    fn new(file: &Arc<OwnedFd>, len: usize) -> io::Result<Area> {
         let slot = Slot::take().ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists; the descriptor is open.
         let start = unsafe {
@@ -124,7 +202,31 @@ impl Area {
             return Err(error);
         }
         slot.show(start.addr(), len);
-        Ok(Area { start: start.cast_const().cast(), len, slot })
+        // SAFETY: asks for the flags of a descriptor that is open.
+        let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+        let is_told = flags & libc::O_ACCMODE == libc::O_RDWR;
+        Ok(Area { start: start.cast_const().cast(), len, file: Arc::clone(file), is_told, slot })
+    }
+
+    /// The range, from the beginning of its first page on.
+    fn pages(&self, range: Range<usize>) -> Range<usize> {
+        let page_bytes = PAGE_BYTES.load(Ordering::Relaxed);
+        range.start / page_bytes * page_bytes..range.end.min(self.len)
+    }
+
+    fn is_resident(&self, range: Range<usize>) -> bool {
+        let (range, page_bytes) = (self.pages(range), PAGE_BYTES.load(Ordering::Relaxed));
+        self.is_told
+            && range.clone().step_by(PROBE_PAGES * page_bytes).all(|from| {
+                let len = (range.end - from).min(PROBE_PAGES * page_bytes);
+                let mut pages = [0_u8; PROBE_PAGES];
+                let pages = &mut pages[..len.div_ceil(page_bytes)];
+                // mincore and not cachestat: it counts a page only when the disk has filled it.
+                // SAFETY: the range lies in the area, and there is a byte for each of its pages.
+                let asked =
+                    unsafe { libc::mincore(self.start.add(from).cast_mut().cast(), len, pages.as_mut_ptr()) };
+                asked == 0 && pages.iter().all(|page| page & 1 == 1)
+            })
     }
 
     fn as_slice(&self) -> &[u8] {
@@ -136,6 +238,7 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
+        AREAS.write().unwrap_or_else(PoisonError::into_inner).remove(&self.start.addr());
         self.slot.hide();
         // SAFETY: the range is this area's own, and nothing refers to it any more. It cannot fail for a range that is mapped, unless
         // the areas of the process are used up; then the range stays, and so does its slot's end: nowhere.
@@ -176,7 +279,7 @@ impl Slot {
     }
 
     /// The range of addresses. None while it is being changed: then nobody can fault in it.
-    fn range(&self) -> Option<std::ops::Range<usize>> {
+    fn range(&self) -> Option<Range<usize>> {
         let start = self.start.load(Ordering::SeqCst);
         let end = self.end.load(Ordering::SeqCst);
         (start != 0 && self.start.load(Ordering::SeqCst) == start).then_some(start..end)
@@ -273,7 +376,7 @@ mod tests {
     }
 
     fn mapping(file: &std::fs::File) -> Mapping {
-        Mapping::new(&file.try_clone().unwrap().into(), (PAGES * PAGE) as u64).unwrap()
+        Mapping::new(&Arc::new(file.try_clone().unwrap().into()), (PAGES * PAGE) as u64).unwrap()
     }
 
     #[test]
@@ -310,13 +413,52 @@ mod tests {
 
     #[test]
     fn nothing_and_too_much_are_refused_and_give_their_slot_back() {
-        let file = file().into();
+        let file = Arc::new(file().into());
         for len_bytes in [0, u64::MAX, 1 << 60] {
             for _ in 0..=MAPPINGS_MAX {
                 assert!(Mapping::new(&file, len_bytes).is_err());
             }
         }
         Mapping::new(&file, 1).unwrap();
+    }
+
+    #[test]
+    fn a_slice_is_found_with_its_file_and_offset_and_other_memory_is_not() {
+        let file = file();
+        let (mapping, other) = (mapping(&file), mapping(&file));
+        let slice = mapping.bytes().slice(PAGE + 5..3 * PAGE);
+        drop(mapping);
+        let found = find(&slice).unwrap();
+        assert_eq!(found.offset_bytes(), (PAGE + 5) as u64);
+        assert!(!Arc::ptr_eq(&found.area, &other.area));
+        assert!(find(&[0; 64]).is_none());
+        assert!(find(&other.bytes()[PAGES * PAGE..]).is_some(), "nothing behind the last byte is still its");
+    }
+
+    #[test]
+    fn pages_that_left_memory_are_not_resident_until_they_are_brought() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, [7; PAGES * PAGE]).unwrap();
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        file.sync_all().unwrap();
+        let whole = 0..PAGES * PAGE;
+        let of = |file: &std::fs::File| {
+            Mapping::new(&Arc::new(file.try_clone().unwrap().into()), (PAGES * PAGE) as u64).unwrap()
+        };
+        let mapping = of(&file);
+        let found = find(mapping.bytes()).unwrap();
+        found.bring(usize::MAX);
+        assert!(mapping.is_resident(whole.clone()));
+        drop((mapping, found));
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let mapping = of(&file);
+        assert!(!mapping.is_resident(whole.clone()));
+        let found = find(&mapping.bytes()[PAGE + 1..]).unwrap();
+        found.bring(1);
+        assert!(found.is_resident(1) && mapping.is_resident(PAGE..PAGE + 9));
+        let read_only = of(&std::fs::File::open(&path).unwrap());
+        assert!(!read_only.is_resident(PAGE..PAGE + 9), "the system would say so of any page");
     }
 
     /// Runs a test of this file again, in a process of its own that is told to die.

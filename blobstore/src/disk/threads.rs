@@ -59,7 +59,7 @@ struct Shared {
 }
 
 pub(super) struct ThreadsFile {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     name: String,
     writable: bool,
     shared: Arc<Shared>,
@@ -136,6 +136,7 @@ impl ThreadsDisk {
                 Err(error) => return Err(error.into()),
             }
         }
+        let file = Arc::new(file);
         Ok(Arc::new(ThreadsFile { file, name: name.to_owned(), writable, shared: Arc::clone(&self.shared) }))
     }
 
@@ -597,7 +598,7 @@ mod tests {
             return;
         }
         let shared = Arc::clone(&disk.shared);
-        let file = ThreadsFile { file, name: "a".to_owned(), writable: true, shared };
+        let file = ThreadsFile { file: Arc::new(file), name: "a".to_owned(), writable: true, shared };
         let mut calls = 0;
         let transfer = || {
             calls += 1;

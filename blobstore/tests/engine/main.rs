@@ -23,6 +23,7 @@ mod faults;
 mod hangups;
 mod lifetimes;
 mod limits;
+mod mapped;
 mod meddled;
 mod names;
 mod operation;

@@ -6,7 +6,7 @@ use taffrail_blobstore::Digest;
 
 use crate::access::Grant;
 use crate::answer;
-use crate::body::{self, Piece, ResponseBody};
+use crate::body::{self, OnlySent, Piece, ResponseBody};
 use crate::conditional::{self, Verdict};
 use crate::error::Error;
 use crate::range::{self, ByteRange, Wanted};
@@ -28,7 +28,10 @@ pub(crate) async fn read(
             Verdict::Failed => Err(Error::Precondition),
         };
     }
-    let reader = registry.blobs.open(grant.repository, digest).await?;
+    let mut reader = registry.blobs.open(grant.repository, digest).await?;
+    if call.parts.extensions.get::<OnlySent>().is_some() {
+        reader.only_send();
+    }
     match conditional::read(call.headers(), digest) {
         Verdict::Send => {}
         Verdict::NotModified => return Ok(not_modified(digest)),

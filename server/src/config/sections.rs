@@ -106,6 +106,11 @@ section! {
         trusted_proxies: Vec<Network> = Vec::new(),
         /// Seconds that requests under way have to finish after SIGTERM. A second SIGTERM ends the server at once.
         drain_secs: u64 [0..=HOUR_SECS] = DRAIN_SECS,
+        /// How blobs of more than 1 MiB leave when they are in memory and the connection has no TLS. `copy` reads them into
+        /// memory of the server first, as over TLS. `mapped` hands the mapped file to the socket. `sendfile` copies nothing here,
+        /// which may pay on a network card. `auto` is what was measured to cost least: `mapped`. Checksums are verified in all
+        /// of them.
+        pull_path: PullPath = PullPath::Auto,
     }
 }
 
@@ -118,6 +123,20 @@ choice! {
         SelfSigned = "self_signed",
         /// Certificate and key from files.
         Files = "files",
+    }
+}
+
+choice! {
+    /// How blobs of large files that are in memory leave, on connections without TLS.
+    enum PullPath {
+        /// What was measured to cost least: `mapped`.
+        Auto = "auto",
+        /// By `sendfile`, which copies nothing here.
+        Sendfile = "sendfile",
+        /// Out of the mapped file, by a write to the socket.
+        Mapped = "mapped",
+        /// Read into memory of the server first, as over TLS.
+        Copy = "copy",
     }
 }
 
@@ -157,7 +176,7 @@ section! {
         /// Space in bytes that is set aside so that deletes still work on a full disk.
         reserve_bytes: u64 [0..=64 * GIB] = RESERVE_BYTES,
         /// Bytes of memory for reading blobs ahead of their clients, all together. A client that is slower than the disk holds
-        /// 3 MiB; when less than half is left, 512 KiB. One for whom none is left is served block by block, which is slower.
+        /// 5 MiB; when less than half is left, 512 KiB. One for whom none is left is served block by block, which is slower.
         read_ahead_bytes_max: u64 [0..=64 * GIB] = READ_AHEAD_BYTES_MAX,
         /// Bytes of memory for manifests and blobs of at most 64 KiB that were read lately. 0 keeps none.
         recent_bytes_max: u64 [0..=64 * GIB] = RECENT_BYTES_MAX,

@@ -90,6 +90,8 @@ pub(crate) struct Metrics {
     pub(crate) http2_floods: Counter,
     /// HTTP/2 streams that were reset because the client took nothing.
     pub(crate) streams_stalled: Counter,
+    /// Calls of `sendfile`.
+    pub(crate) sendfile_calls: Counter,
     /// Open connections; set when the page is made.
     pub(crate) connections_open: Gauge,
     /// Failures of `accept`.
@@ -115,6 +117,7 @@ impl Metrics {
             overdue: Family::default(),
             http2_floods: Counter::default(),
             streams_stalled: Counter::default(),
+            sendfile_calls: Counter::default(),
             connections_open: Gauge::default(),
             accept_errors: Counter::default(),
             tls_handshake_failures: Counter::default(),
@@ -143,6 +146,7 @@ impl Metrics {
         );
         self.register("connections_refused", "Connections beyond a limit.", self.refused.clone());
         self.register("connections_timed_out", "Connections cut for want of progress.", self.overdue.clone());
+        self.register("sendfile_calls", "Calls of sendfile for blobs.", self.sendfile_calls.clone());
         self.register(
             "http2_floods",
             "HTTP/2 connections ended for too many frames.",

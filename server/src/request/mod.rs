@@ -18,7 +18,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use taffrail_distribution::access::ClientAddress;
-use taffrail_distribution::body::ResponseBody;
+use taffrail_distribution::body::{OnlySent, ResponseBody};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -47,6 +47,8 @@ pub(crate) struct Front<H> {
     limits: HeadLimits,
     pace: Pace,
     trusted_proxies: Vec<Network>,
+    /// Whether blobs may be handed to a socket over mapped files.
+    maps: bool,
 }
 
 impl<H: Handles> Front<H> {
@@ -58,6 +60,7 @@ impl<H: Handles> Front<H> {
             limits: HeadLimits::of(&config.limits),
             pace: Pace::of(&config.limits),
             trusted_proxies: config.server.trusted_proxies.clone(),
+            maps: config.server.pull_path.maps(),
         }
     }
 
@@ -70,7 +73,9 @@ impl<H: Handles> Front<H> {
         let id = RequestId::of(request.headers());
         let address = client_address(caller.peer.ip(), request.headers(), &self.trusted_proxies);
         let blocks = caller.blocks.clone();
+        let caller_is_secure = caller.secure;
         let mut record = Record::new(&request, id.clone(), address, caller, Arc::clone(&self.metrics), began);
+        let is_only_sent = self.maps && !caller_is_secure && request.version() <= Version::HTTP_11;
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
         let mut all_came = request.body().is_end_stream();
 
@@ -87,6 +92,9 @@ impl<H: Handles> Front<H> {
                 record.watch(Arc::clone(&received));
                 let mut request = request.map(|incoming| body.around(incoming));
                 request.extensions_mut().insert(ClientAddress(address));
+                if is_only_sent {
+                    request.extensions_mut().insert(OnlySent);
+                }
                 let span = tracing::info_span!("request", id = id.as_str());
                 let handled = AssertUnwindSafe(self.handler.answer(request)).catch_unwind();
                 let handled = handled.instrument(span).await;
