@@ -44,4 +44,4 @@ pub use options::{Options, Threading};
 pub use reader::BlobReader;
 pub use repository::{RepositoryKey, SessionId, Uploader};
 pub use store::{BlobStat, Hold, LinkEntry, Pins, Stats, Store, UploadStatus};
-pub use upload::Upload;
+pub use upload::{Shared, Upload};

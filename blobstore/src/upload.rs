@@ -6,6 +6,7 @@
 
 mod end;
 mod reopen;
+mod share;
 
 use std::io;
 
@@ -29,6 +30,7 @@ use crate::sync::{Arc, Ordering};
 
 use end::{Over, end, end_unattended, tell_end};
 use reopen::{Reopening, load, rehash};
+pub use share::Shared;
 
 /// After so many bytes the session is made durable on the way, so that power loss costs no more.
 const DURABLE_EVERY_BYTES: u64 = 64 * 1024 * 1024;

@@ -11,6 +11,7 @@ pub mod db;
 pub mod facade;
 pub mod identity;
 pub mod member;
+pub mod operator;
 pub mod outbox;
 pub mod project;
 pub mod reconciliation;

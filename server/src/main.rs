@@ -14,10 +14,12 @@ mod framing;
 mod gate;
 mod health;
 mod http2;
+mod import;
 mod listen;
 mod log;
 mod metrics;
 mod peer;
+mod progress;
 mod request;
 mod request_id;
 mod routes;
@@ -59,6 +61,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     match cli.command {
         Command::Serve(place) => return serve::run(&place.load(&environment)?),
+        Command::Import(options) => return Ok(import::run(&options, &environment)),
         Command::Config(ConfigCommand::Check(place)) => {
             place.load(&environment)?;
             writeln!(out, "the configuration is good")?;

@@ -64,6 +64,8 @@ pub(crate) fn run() -> Result<()> {
                 "security",
                 "--test",
                 "poison",
+                "--test",
+                "offline",
             ],
         ),
         conformance(),
