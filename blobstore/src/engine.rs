@@ -26,6 +26,7 @@ use crate::recent::Recent;
 use crate::repository::RepositoryKey;
 use crate::segment::table::Table;
 use crate::session::Sessions;
+use crate::snapshot::Removals;
 use crate::solo::Solos;
 use crate::superblock::Superblocks;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
@@ -68,6 +69,8 @@ pub(crate) struct Engine {
     pub(crate) checkpointing: Mutex<()>,
     /// Whether a collection is under way.
     pub(crate) collecting: AtomicBool,
+    /// What may not be removed now.
+    pub(crate) removals: Removals,
     /// Whether the orphans of before the opening were looked for.
     pub(crate) swept: Mutex<bool>,
     /// Released last: whoever still has a part of the store may write.
@@ -206,7 +209,7 @@ impl Engine {
     fn discard(&self, location: &Location) {
         if let Location::Solo { segment, .. } = location {
             self.solos.forget(*segment);
-            if self.is_serving() {
+            if self.is_serving() && !self.removals.keep(*segment) {
                 self.remove_solo(*segment);
             }
         }

@@ -38,13 +38,16 @@ struct Turn<'a>(&'a Engine);
 
 impl Turn<'_> {
     fn take(engine: &Engine) -> Option<Turn<'_>> {
-        (!engine.collecting.swap(true, Ordering::AcqRel)).then_some(Turn(engine))
+        let turn = (!engine.collecting.swap(true, Ordering::AcqRel)).then_some(Turn(engine))?;
+        // After it was taken: who holds removals looks for a turn that is taken, after saying so.
+        (!engine.removals.are_held()).then_some(turn)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.collecting.store(false, Ordering::Release);
+        self.0.removals.wake();
     }
 }
 

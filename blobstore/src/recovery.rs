@@ -29,6 +29,7 @@ use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
 use crate::segment::table::{LogSegment, Table};
 use crate::session::Sessions;
+use crate::snapshot::Removals;
 use crate::solo::{self, Solos};
 use crate::superblock::{self, Superblocks};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
@@ -223,6 +224,7 @@ fn assemble(
         replay_from: AtomicU64::new(u64::MAX),
         quarantines: AtomicU64::new(0),
         collecting: AtomicBool::new(false),
+        removals: Removals::default(),
         checkpointing: Mutex::default(),
         swept: Mutex::new(false),
         _lock: lock,

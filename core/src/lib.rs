@@ -6,6 +6,7 @@
 pub mod api;
 pub mod artifact;
 pub mod authorizer;
+pub mod backup;
 pub mod context;
 pub mod db;
 pub mod facade;

@@ -1,5 +1,6 @@
-//! What an operator does besides serving: taking another registry over.
+//! What an operator does besides serving: taking another registry over, backups, holding catalog and store against each other.
 
+mod backup;
 mod import;
 mod taffrail;
 mod tree;
