@@ -2,5 +2,6 @@
 
 mod backup;
 mod import;
+mod references;
 mod taffrail;
 mod tree;
