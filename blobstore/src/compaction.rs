@@ -99,7 +99,7 @@ impl Engine {
         if let Some(refusal) = self.health.refusal() {
             return Err(refusal);
         }
-        let Some(_turn) = Turn::take(&self.compacting) else { return Ok(compacted) };
+        let Some(_turn) = Turn::take(&self.compacting, &self.removals) else { return Ok(compacted) };
         // What can go as it is needs no copying.
         self.give_back(now_ms, &mut compacted).await?;
         while compacted.copied_bytes + compacted.read_bytes < budget_bytes {

@@ -30,6 +30,7 @@ use crate::recent::Recent;
 use crate::repository::RepositoryKey;
 use crate::segment::table::Table;
 use crate::session::Sessions;
+use crate::snapshot::Removals;
 use crate::solo::Solos;
 use crate::superblock::Superblocks;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
@@ -88,6 +89,8 @@ pub(crate) struct Engine {
     pub(crate) dropping: AtomicBool,
     /// What is being compacted.
     pub(crate) compaction: Mutex<Compaction>,
+    /// What may not be removed now.
+    pub(crate) removals: Removals,
     /// Whether the orphans of before the opening were looked for.
     pub(crate) swept: Mutex<bool>,
     /// Released last: whoever still has a part of the store may write.
@@ -326,7 +329,7 @@ impl Engine {
     fn discard(&self, location: &Location) {
         if let Location::Solo { segment, .. } = location {
             self.solos.forget(*segment);
-            if self.is_serving() {
+            if self.is_serving() && !self.removals.keep(*segment) {
                 self.remove_solo(*segment);
             }
         }

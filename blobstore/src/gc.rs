@@ -15,6 +15,7 @@ use crate::format::record::Body;
 use crate::locator::SHARDS;
 use crate::log::{Marks, Purpose, Ticket};
 use crate::partition::PageError;
+use crate::snapshot::Removals;
 use crate::solo;
 use crate::sync::{Arc, AtomicBool, Ordering, lock};
 
@@ -42,18 +43,24 @@ pub(crate) struct Dropped {
 const LEASED_SHARE: usize = 16;
 
 /// The right to do something that is done once at a time.
-pub(crate) struct Turn<'a>(&'a AtomicBool);
+pub(crate) struct Turn<'a> {
+    taken: &'a AtomicBool,
+    removals: &'a Removals,
+}
 
-impl Turn<'_> {
-    /// `None` while somebody has it.
-    pub(crate) fn take(taken: &AtomicBool) -> Option<Turn<'_>> {
-        (!taken.swap(true, Ordering::AcqRel)).then_some(Turn(taken))
+impl<'a> Turn<'a> {
+    /// `None` while somebody has it, or removals are held.
+    pub(crate) fn take(taken: &'a AtomicBool, removals: &'a Removals) -> Option<Turn<'a>> {
+        let turn = (!taken.swap(true, Ordering::AcqRel)).then_some(Turn { taken, removals })?;
+        // After it was taken: who holds removals looks for a turn that is taken, after saying so.
+        (!removals.are_held()).then_some(turn)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.taken.store(false, Ordering::Release);
+        self.removals.wake();
     }
 }
 
@@ -65,7 +72,8 @@ impl Engine {
             return Err(refusal);
         }
         self.refill_reserve();
-        let Some(_turn) = Turn::take(&self.collecting).filter(|_| !self.is_fenced(now_ms)) else {
+        let Some(_turn) = Turn::take(&self.collecting, &self.removals).filter(|_| !self.is_fenced(now_ms))
+        else {
             return Ok(collected);
         };
         self.load_garbage(now_ms).map_err(|failed| self.index_failed(failed))?;
@@ -180,7 +188,7 @@ impl Engine {
     pub(crate) async fn drop_segments(self: &Arc<Self>, now_ms: u64) -> Result<Dropped, Refusal> {
         let mut dropped = Dropped::default();
         // Collection and compaction would drop the same ones.
-        let Some(_turn) = Turn::take(&self.dropping) else { return Ok(dropped) };
+        let Some(_turn) = Turn::take(&self.dropping, &self.removals) else { return Ok(dropped) };
         loop {
             let replay_from = SegmentId(self.replay_from.load(Ordering::Acquire));
             let Some(droppable) = self.segments.droppable(replay_from) else { return Ok(dropped) };

@@ -31,6 +31,7 @@ use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
 use crate::segment::table::{LogSegment, Table};
 use crate::session::Sessions;
+use crate::snapshot::Removals;
 use crate::solo::{self, Solos};
 use crate::superblock::{self, Superblocks};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
@@ -256,6 +257,7 @@ fn assemble(
         compacting: AtomicBool::new(false),
         dropping: AtomicBool::new(false),
         compaction: Mutex::default(),
+        removals: Removals::default(),
         checkpointing: Mutex::default(),
         next_partition: AtomicU64::new(next_partition),
         partitions_before: Mutex::default(),

@@ -250,7 +250,7 @@ impl Store {
     }
 
     /// Removes a link although it may be leased: a client's own wish. `generation` is what [`Store::link_generation`] said before
-    /// the caller found that nothing needs the link.
+    /// the caller found that nothing needs the link. Waits while a backup holds links ([`Store::hold_removals`]).
     ///
     /// # Errors
     /// `Unknown`; `Pinned` when a manifest needs it or it was renewed since.
@@ -261,6 +261,7 @@ impl Store {
         generation: Lsn,
         now_ms: u64,
     ) -> Result<(), UnlinkError> {
+        self.engine.removals.links_may_go().await;
         let ticket = {
             let shard = self.engine.locator.write(digest);
             let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
@@ -274,7 +275,12 @@ impl Store {
         Ok(self.engine.wait(ticket).await?)
     }
 
-    /// Removes a link if it is still of that generation, neither pinned nor leased. Says whether it did.
+    /// The parts of the engine.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Removes a link if it is still of that generation, neither pinned, leased nor held by a backup. Says whether it did.
     ///
     /// # Errors
     /// `Refused`.
@@ -289,7 +295,8 @@ impl Store {
             let shard = self.engine.locator.write(digest);
             let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
             let link = found.as_ref().and_then(|blob| blob.link(repository));
-            let held = link.is_none_or(|link| link.generation != generation)
+            let held = self.engine.removals.hold_links()
+                || link.is_none_or(|link| link.generation != generation)
                 || shard.pins.contains_key(&(repository, *digest))
                 || self.engine.is_fenced(now_ms)
                 || self.engine.leases.stands(Some(repository), digest, now_ms);

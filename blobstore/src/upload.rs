@@ -7,6 +7,7 @@
 mod end;
 mod point;
 mod reopen;
+mod share;
 
 use std::io;
 
@@ -34,6 +35,7 @@ pub(crate) use point::Point;
 
 use end::{Over, end, end_unattended, tell_end};
 use reopen::{Reopening, load, rehash};
+pub use share::Shared;
 
 /// An upload session that is open for writing. Dropping it leaves the session at the bytes taken in so far, unless
 /// [`Upload::end_when_dropped`] was called.

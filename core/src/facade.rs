@@ -17,6 +17,7 @@ use crate::db::{Database, DbError};
 use crate::identity::accounts::{AccountError, Accounts};
 use crate::identity::password::{self, PasswordError};
 use crate::member::store::MemberStore;
+use crate::operator::Operator;
 use crate::outbox::Outbox;
 use crate::project::ProjectName;
 use crate::project::store::{ProjectFilter, ProjectStore, Visibility};
@@ -139,6 +140,15 @@ impl Core {
     /// The authorizer that distribution asks.
     pub fn access_control(&self) -> Arc<dyn AccessControl> {
         Arc::new(self.access.clone())
+    }
+
+    /// Who works on the data directory while no server runs; `None` when the registry has no administrator.
+    ///
+    /// # Errors
+    /// Faults of the database.
+    pub async fn operator(&self) -> Result<Option<Operator>, DbError> {
+        let ApiState { authorizer, projects, users, .. } = &self.state;
+        Operator::of(users, projects.clone(), authorizer.directory().clone(), self.access.clone()).await
     }
 
     /// `/api/v2.0` and `/service/token`.

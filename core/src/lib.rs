@@ -6,11 +6,13 @@
 pub mod api;
 pub mod artifact;
 pub mod authorizer;
+pub mod backup;
 pub mod context;
 pub mod db;
 pub mod facade;
 pub mod identity;
 pub mod member;
+pub mod operator;
 pub mod outbox;
 pub mod project;
 pub mod reconciliation;

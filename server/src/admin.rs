@@ -1,12 +1,13 @@
-//! `taffrail admin`: what an operator does to a data directory while no server runs on it.
+//! `taffrail admin`: what an operator does to a data directory.
 
 use std::io::{BufRead as _, Write as _};
 
 use anyhow::{Context as _, bail};
 use taffrail_blobstore::disk::Disk as _;
 use taffrail_blobstore::disk::threads::ThreadsDisk;
+use taffrail_core::backup::Line;
 
-use crate::cli::ResetPassword;
+use crate::cli::{Place, ResetPassword};
 use crate::config::Environment;
 use crate::data_dir::DataDir;
 use crate::{ambient, first_password};
@@ -62,4 +63,36 @@ pub(crate) fn reset_password(options: &ResetPassword, environment: &Environment)
         let _ = std::fs::remove_file(dir.initial_admin_password());
     }
     Ok(())
+}
+
+/// Prints what the catalog names.
+///
+/// # Errors
+/// When there is no registry, or its catalog cannot be read.
+pub(crate) fn references(place: &Place, environment: &Environment) -> anyhow::Result<()> {
+    let config = place.load(environment)?;
+    let dir = DataDir::open(&config.storage.data_dir)?;
+    if !dir.database().exists() {
+        bail!("{} holds no registry; name another with --data-dir", dir.root().display());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut written = Ok(());
+    let mut print = |line: Line| {
+        written = match line {
+            Line::Repository { key, name } => writeln!(out, "repository {key} {name}"),
+            Line::Reference { key, digest } => writeln!(out, "{key} {digest}"),
+        };
+        written.is_ok()
+    };
+    let listed = runtime.block_on(taffrail_core::backup::list(&dir.database(), &mut print));
+    listed.context("cannot read the catalog")?;
+    match written.and_then(|()| out.flush()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }

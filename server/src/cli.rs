@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::config::{Config, ConfigError, Environment, Source};
@@ -22,12 +22,114 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the registry.
     Serve(Place),
+    /// Take a registry over that keeps its data as docker-registry (distribution) does: names and bytes. No server may run on
+    /// the data directory. Can be interrupted and run again.
+    ///
+    /// Exit codes: 0 everything was taken over; 1 something was refused, and the report says what and why; 3 it could not begin, or
+    /// not go on.
+    Import(Import),
+    /// Make a backup of the whole registry, whether or not the server runs; pushes and pulls go on, deletions wait a moment.
+    Backup(Backup),
+    /// Make a data directory from a backup.
+    ///
+    /// Exit codes: 0 restored, and whole when that was verified; 2 restored, but something is lost; 3 not restored.
+    Restore(Restore),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Administer a data directory while the registry is stopped.
+    /// Administer a data directory.
     #[command(subcommand)]
     Admin(AdminCommand),
+}
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The other registry's storage: the folder that holds docker/registry/v2, or that folder itself. It is only read.
+    pub(crate) dir: PathBuf,
+    /// How bytes are taken in [default: reflink where the file system can, else copy].
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<ImportMode>,
+    /// Project of the repositories whose names have none, such as `app`.
+    #[arg(long, value_name = "NAME", default_value = "library")]
+    pub(crate) project: String,
+    /// Point tags that name another manifest here already to the imported one; without it they stay, and are reported.
+    #[arg(long)]
+    pub(crate) move_tags: bool,
+    /// Read names and manifests only, write nothing, and say what would be done. The digests of layers are not verified.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the report as one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bar, even on a terminal.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Which data directory.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// How an import takes bytes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportMode {
+    /// Large blobs share their extents with the other registry's files: nothing is written for them. Same file system only.
+    Reflink,
+    /// Everything is copied.
+    Copy,
+}
+
+/// Options of `backup`.
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// Folder of backups, outside of the data directory; each gets a folder of its own in it, named by the time.
+    pub(crate) dir: PathBuf,
+    /// List the backups in the folder instead.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// How files get there [default: link on the same file system, else copy].
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Carry>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bar, even on a terminal.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Which data directory.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Options of `restore`.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup; of a folder of backups, the newest one.
+    pub(crate) dir: PathBuf,
+    /// Then read every byte, and hold the store against the catalog.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// How files get there [default: link on the same file system, else copy].
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Carry>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bar, even on a terminal.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Which data directory. It must be empty, or not be there.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// How files get into a backup and out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Carry {
+    /// By a second name (hard link): at once, without taking space. What harms the file harms both.
+    Link,
+    /// By copying.
+    Copy,
 }
 
 /// What can be done with the configuration.
@@ -46,6 +148,9 @@ pub(crate) enum ConfigCommand {
 pub(crate) enum AdminCommand {
     /// Give the administrator a new password.
     ResetPassword(ResetPassword),
+    /// Print what the catalog names, for `taffrail-fsck`: a line `repository KEY NAME` for each repository, then a line `KEY DIGEST` for
+    /// each manifest and blob that one of its manifests needs. The server may run.
+    References(Place),
 }
 
 /// Options of `admin reset-password`.

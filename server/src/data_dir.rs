@@ -6,6 +6,7 @@
 //! DIR/keys/                     token signing keys
 //! DIR/tls/                      a self-made certificate
 //! DIR/initial-admin-password    until somebody has read it
+//! DIR/control.sock              a running server, for `taffrail backup`
 //! ```
 //!
 //! What must stay true: files are made 0600 and folders 0700; a directory that others may write to is refused (S-113). What
@@ -157,6 +158,11 @@ impl DataDir {
     /// The folder of the self-made certificate.
     pub(crate) fn tls(&self) -> PathBuf {
         self.root.join("tls")
+    }
+
+    /// The socket by which a running server is controlled.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.root.join("control.sock")
     }
 
     /// The file of the first password.

@@ -3,7 +3,6 @@
 //! What must stay true: a random password is in its file, durably, before the account exists; else nobody could ever log in. It
 //! goes to no log: what is no terminal is one, as with systemd and containers, and is kept and shipped elsewhere.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 
 use taffrail_core::facade::FirstPassword;
@@ -41,6 +40,15 @@ fn draw_any() -> String {
 
 /// Where core gets the password from when there is no administrator yet.
 pub(crate) fn source(config: &Config, dir: &DataDir) -> FirstPassword {
+    announced_on(std::io::stdout(), config, dir)
+}
+
+/// The same, announced elsewhere than on standard output.
+pub(crate) fn announced_on(
+    mut out: impl std::io::Write + std::io::IsTerminal + Send + 'static,
+    config: &Config,
+    dir: &DataDir,
+) -> FirstPassword {
     let given = config.bootstrap.admin_password.as_ref().map(|secret| secret.expose().to_owned());
     let file = dir.initial_admin_password();
     Box::new(move || {
@@ -58,7 +66,6 @@ pub(crate) fn source(config: &Config, dir: &DataDir) -> FirstPassword {
                 drawn
             }
         };
-        let mut out = std::io::stdout();
         let shown = out.is_terminal().then_some(password.as_str());
         let _ = writeln!(out, "{}", announcement(shown, &file));
         Ok(password)

@@ -4,9 +4,11 @@
 
 mod admin;
 mod ambient;
+mod backup;
 mod cli;
 mod config;
 mod connection;
+mod control;
 mod data_dir;
 mod drain;
 mod first_password;
@@ -14,10 +16,12 @@ mod framing;
 mod gate;
 mod health;
 mod http2;
+mod import;
 mod listen;
 mod log;
 mod metrics;
 mod peer;
+mod progress;
 mod request;
 mod request_id;
 mod routes;
@@ -61,6 +65,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     match cli.command {
         Command::Serve(place) => return serve::run(&place.load(&environment)?),
+        Command::Backup(options) => return Ok(backup::run(&options, &environment)),
+        Command::Restore(options) => return Ok(backup::restore(&options, &environment)),
+        Command::Import(options) => return Ok(import::run(&options, &environment)),
         Command::Config(ConfigCommand::Check(place)) => {
             place.load(&environment)?;
             writeln!(out, "the configuration is good")?;
@@ -70,6 +77,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             write!(out, "{}", serde_saphyr::to_string(&shown).context("cannot write YAML")?)?;
         }
         Command::Config(ConfigCommand::Reference) => write!(out, "{}", config::reference::markdown())?,
+        Command::Admin(AdminCommand::References(place)) => admin::references(&place, &environment)?,
         Command::Admin(AdminCommand::ResetPassword(options)) => {
             admin::reset_password(&options, &environment)?
         }

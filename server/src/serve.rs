@@ -22,7 +22,7 @@ use crate::metrics::{LogFigures, Metrics, Page, StoreFigures};
 use crate::request::Front;
 use crate::tls::Certificate;
 use crate::wiring::Parts;
-use crate::{log, store, supervisor};
+use crate::{control, log, store, supervisor};
 
 /// How long tasks that nobody waits for may take to notice the end.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(5);
@@ -92,6 +92,7 @@ async fn serve(
     let (parts, routes) = Parts::assemble(config, dir, &store, &drain).await?;
     parts.show(&metrics);
     let watch = tokio::spawn(store::watch(Arc::downgrade(&store), drain.clone(), patience));
+    let controlled = control::listen(&dir.control_socket(), Arc::downgrade(&store)).map(tokio::spawn);
     drop(store);
 
     let connections_max = connections_that_fit(config.limits.connections_max);
@@ -153,7 +154,7 @@ async fn serve(
     }
     let _ = listening.await;
     parts.stop().await;
-    for task in [Some(watch), Some(watchdog), scraping, following].into_iter().flatten() {
+    for task in [Some(watch), Some(watchdog), controlled, scraping, following].into_iter().flatten() {
         task.abort();
         let _ = task.await;
     }

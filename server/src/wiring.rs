@@ -93,7 +93,7 @@ impl Parts {
     }
 }
 
-fn core_options(config: &Config, dir: &DataDir, context: Context) -> CoreOptions {
+pub(crate) fn core_options(config: &Config, dir: &DataDir, context: Context) -> CoreOptions {
     CoreOptions {
         database: dir.database(),
         key_dir: dir.keys(),

@@ -25,6 +25,10 @@ pub const NEEDS: [Tool; 5] = [
 /// Seconds between the kernel's own commits: longer than any round.
 const COMMIT_SECONDS: u32 = 300;
 
+/// What [`LoopDisk::make_sharing`] needs.
+pub const NEEDS_TO_SHARE: [Tool; 4] =
+    [Tool::Root, Tool::LoopDevice, Tool::Program("mkfs.xfs"), Tool::Program("mount")];
+
 /// A mounted loop disk; unmounted and gone when dropped.
 #[derive(Debug)]
 pub struct LoopDisk {
@@ -44,6 +48,25 @@ impl LoopDisk {
         std::fs::create_dir(disk.mount_point())?;
         Program::new("mkfs.ext4")?.args(["-q", "-F", "-m", "0"]).arg(disk.image()).succeed()?;
         disk.mount()?;
+        Ok(disk)
+    }
+
+    /// Makes and mounts a file system on which files can share extents: XFS, which takes 300 MiB at least.
+    ///
+    /// # Errors
+    /// When the machine does not let us.
+    pub fn make_sharing(mib: u64) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("taffrail-disk-").tempdir()?;
+        let mut disk = Self { dir, mounted: false };
+        std::fs::File::create(disk.image())?.set_len(mib << 20)?;
+        std::fs::create_dir(disk.mount_point())?;
+        Program::new("mkfs.xfs")?.args(["-q", "-f", "-m", "reflink=1"]).arg(disk.image()).succeed()?;
+        Program::new("mount")?
+            .args(["-t", "xfs", "-o", "loop"])
+            .arg(disk.image())
+            .arg(disk.mount_point())
+            .succeed()?;
+        disk.mounted = true;
         Ok(disk)
     }
 

@@ -72,6 +72,8 @@ pub(crate) fn run() -> Result<()> {
                 "poison",
                 "--test",
                 "io",
+                "--test",
+                "offline",
             ],
         ),
         conformance(),

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use crate::step::root;
 
 /// A program and the Debian package that has it.
-const DEBIAN: [(&str, &str); 13] = [
+const DEBIAN: [(&str, &str); 15] = [
     ("dockerd", "docker.io"),
     ("docker", "docker.io"),
     ("containerd", "containerd"),
@@ -26,6 +26,8 @@ const DEBIAN: [(&str, &str); 13] = [
     ("strace", "strace"),
     ("mkfs.ext4", "e2fsprogs"),
     ("xfs_io", "xfsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("docker-registry", "docker-registry"),
     ("mount", "mount"),
 ];
 

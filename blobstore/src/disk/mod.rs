@@ -88,6 +88,16 @@ pub trait File: Send + Sync + fmt::Debug {
         Err(write)
     }
 
+    /// Takes the first `len_bytes` of a file of the operating system in at `offset_bytes`, without their passing through this
+    /// process: where the file system shares extents, nothing is copied.
+    ///
+    /// # Errors
+    /// `Unsupported` when this disk or the file system cannot; `UnexpectedEof` when the source is shorter. After an error any part of
+    /// the range may have been written.
+    fn share_from(&self, _source: &std::fs::File, _len_bytes: u64, _offset_bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Makes all completed writes, and the file's length, durable (`fdatasync`).
     ///
     /// # Errors

@@ -416,6 +416,28 @@ impl File for ThreadsFile {
         Ok(())
     }
 
+    fn share_from(&self, source: &std::fs::File, len_bytes: u64, offset_bytes: u64) -> io::Result<()> {
+        self.refuse_when_read_only()?;
+        let (mut from, mut to) = (0, offset_bytes);
+        while from < len_bytes {
+            let len = usize::try_from(len_bytes - from).unwrap_or(usize::MAX);
+            let copied =
+                retry(|| fs::copy_file_range(source, Some(&mut from), &self.file, Some(&mut to), len));
+            match copied {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(copied) => {
+                    self.shared.written_bytes.fetch_add(copied as u64, Ordering::Relaxed);
+                }
+                // Of another file system, or of one that cannot.
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.refuse_when_read_only()?;
         // Not retried, not even on EINTR: whatever it returned, the kernel may have dropped the error already.

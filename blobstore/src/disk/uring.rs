@@ -494,6 +494,10 @@ impl File for UringFile {
         Ok(())
     }
 
+    fn share_from(&self, source: &std::fs::File, len_bytes: u64, offset_bytes: u64) -> io::Result<()> {
+        self.file.share_from(source, len_bytes, offset_bytes)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }

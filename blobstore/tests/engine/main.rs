@@ -33,5 +33,6 @@ mod recent;
 mod reference;
 mod regressions;
 mod sessions;
+mod snapshot;
 mod watched;
 mod world;

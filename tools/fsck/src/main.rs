@@ -16,6 +16,7 @@ mod finding;
 mod gc;
 mod inspect;
 mod progress;
+mod references;
 mod repair;
 mod space;
 mod stats;
@@ -41,6 +42,7 @@ use crate::estimate::SAMPLE_BYTES;
 use crate::finding::{Findings, Verdict};
 use crate::inspect::{Form, Wanted};
 use crate::progress::{Progress, Shown};
+use crate::references::{Held, Names, References};
 use crate::repair::{Mode, Repaired};
 
 /// Could not check.
@@ -65,6 +67,10 @@ enum Command {
         /// Hash every blob as well, and hold it against its digest.
         #[arg(long)]
         deep: bool,
+        /// Hold the links against what a catalog names, both ways: the file that `taffrail admin references` prints, or lines of
+        /// DIGEST or REPOSITORY-KEY DIGEST. `-` is standard input.
+        #[arg(long, value_name = "FILE")]
+        references: Option<PathBuf>,
         /// Print one JSON document.
         #[arg(long)]
         json: bool,
@@ -93,6 +99,9 @@ enum Command {
         /// Only so many repositories, those that hold most [default: 20, with --json all].
         #[arg(long, value_name = "N")]
         top: Option<usize>,
+        /// Call repositories by the names in this file, which `taffrail admin references` prints; `-` is standard input.
+        #[arg(long, value_name = "FILE")]
+        names: Option<PathBuf>,
         /// Read blobs, and estimate what deduplication below the blob would save.
         #[arg(long)]
         estimate_dedup: bool,
@@ -114,6 +123,9 @@ enum Command {
         /// Say what would be freed, and write nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Call repositories by the names in this file, which `taffrail admin references` prints; `-` is standard input.
+        #[arg(long, value_name = "FILE")]
+        names: Option<PathBuf>,
         /// Print one JSON document.
         #[arg(long)]
         json: bool,
@@ -155,24 +167,27 @@ fn main() -> ExitCode {
         }
     };
     let code = match arguments.command {
-        Command::Check { dir, deep, json, quiet } => {
+        Command::Check { dir, deep, references, json, quiet } => {
             let depth = if deep { Depth::Digests } else { Depth::Checksums };
             let shown = if quiet { Shown::Never } else { Shown::OnTerminal };
-            run_check(&dir, depth, json, shown)
+            run_check(&dir, depth, references.as_deref(), json, shown)
         }
         Command::Repair { dir, dry_run, json, quiet } => {
             let mode = if dry_run { Mode::DryRun } else { Mode::Write };
             let shown = if quiet { Shown::Never } else { Shown::OnTerminal };
             run_repair(&dir, mode, json, shown)
         }
-        Command::Stats { dir, top, estimate_dedup, sample_bytes, json, quiet } => {
+        Command::Stats { dir, top, names, estimate_dedup, sample_bytes, json, quiet } => {
             let shown = if quiet { Shown::Never } else { Shown::OnTerminal };
-            run_stats(&dir, Some(sample_bytes).filter(|_| estimate_dedup), top, json, shown)
+            let sample_bytes = Some(sample_bytes).filter(|_| estimate_dedup);
+            with_names(&dir, names.as_deref(), json, |names| {
+                run_stats(&dir, sample_bytes, top, names, json, shown)
+            })
         }
-        Command::Gc { dir, dry_run, json, quiet } => {
+        Command::Gc { dir, dry_run, names, json, quiet } => {
             let mode = if dry_run { Mode::DryRun } else { Mode::Write };
             let shown = if quiet { Shown::Never } else { Shown::OnTerminal };
-            run_gc(&dir, mode, json, shown)
+            with_names(&dir, names.as_deref(), json, |names| run_gc(&dir, mode, names, json, shown))
         }
         Command::Inspect { dir, segment, from_offset, json } => {
             let form = if json { Form::JsonLines } else { Form::Text };
@@ -182,14 +197,35 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run_check(dir: &Path, depth: Depth, json: bool, shown: Shown) -> u8 {
+/// Runs what needs names with those of a file, or with none.
+fn with_names(dir: &Path, file: Option<&Path>, json: bool, run: impl FnOnce(&Names) -> u8) -> u8 {
+    match file.map(References::load).transpose() {
+        Ok(references) => run(&references.unwrap_or_default().names),
+        Err(error) => {
+            print_failure(dir, &error.to_string(), EXIT_UNCHECKED, json);
+            EXIT_UNCHECKED
+        }
+    }
+}
+
+fn run_check(dir: &Path, depth: Depth, references: Option<&Path>, json: bool, shown: Shown) -> u8 {
+    // Before the store, which may take hours.
+    let references = match references.map(References::load).transpose() {
+        Ok(references) => references,
+        Err(error) => {
+            print_failure(dir, &error.to_string(), EXIT_UNCHECKED, json);
+            return EXIT_UNCHECKED;
+        }
+    };
     let checked = ThreadsDisk::open_read_only(dir)
         .map_err(CheckError::from)
         .and_then(|disk| check::check(&disk, depth, &Progress::new(shown)));
     match checked {
         Ok(mut checked) => {
             check::report_use(dir, &mut checked.findings);
-            print_report(dir, &checked, json);
+            let (contents, findings) = (&checked.survey.served, &mut checked.findings);
+            let held = references.map(|references| references.hold(contents, findings));
+            print_report(dir, &checked, held.as_ref(), json);
             checked.findings.verdict().exit_code()
         }
         Err(error) => {
@@ -213,13 +249,17 @@ fn run_stats(
     dir: &Path,
     sample_bytes: Option<NonZeroU64>,
     top: Option<usize>,
+    names: &Names,
     json: bool,
     shown: Shown,
 ) -> u8 {
     match stats::stats(dir, sample_bytes, &Progress::new(shown)) {
         Ok(stats) => {
-            let text =
-                if json { format!("{:#}", stats.json(dir, top)) } else { stats.text(dir, top).join("\n") };
+            let text = if json {
+                format!("{:#}", stats.json(dir, top, names))
+            } else {
+                stats.text(dir, top, names).join("\n")
+            };
             say(&(text + "\n"));
             stats.verdict().exit_code()
         }
@@ -230,11 +270,14 @@ fn run_stats(
     }
 }
 
-fn run_gc(dir: &Path, mode: Mode, json: bool, shown: Shown) -> u8 {
+fn run_gc(dir: &Path, mode: Mode, names: &Names, json: bool, shown: Shown) -> u8 {
     match gc::gc(dir, mode, now_ms(), &Progress::new(shown)) {
         Ok(collection) => {
-            let text =
-                if json { format!("{:#}", collection.json(dir)) } else { collection.text(dir).join("\n") };
+            let text = if json {
+                format!("{:#}", collection.json(dir, names))
+            } else {
+                collection.text(dir, names).join("\n")
+            };
             say(&(text + "\n"));
             collection.verdict().exit_code()
         }
@@ -315,7 +358,7 @@ fn run_inspect(dir: &Path, wanted: &Wanted) -> u8 {
     }
 }
 
-fn print_report(dir: &Path, checked: &Checked, json: bool) {
+fn print_report(dir: &Path, checked: &Checked, held: Option<&Held>, json: bool) {
     let verdict = checked.findings.verdict();
     let text = if json {
         let document = json!({
@@ -323,12 +366,14 @@ fn print_report(dir: &Path, checked: &Checked, json: bool) {
             "verdict": verdict.name(),
             "exit_code": verdict.exit_code(),
             "totals": totals(checked),
+            "references": held.map(Held::json),
             "findings": findings_json(&checked.findings),
         });
         format!("{document:#}\n")
     } else {
         let served = &checked.survey.served;
         let mut lines: Vec<String> = checked.findings.list.iter().map(finding::Finding::text).collect();
+        lines.extend(held.map(Held::text));
         lines.push(format!(
             "{}: {} (format {}, epoch {}, {} log segments, {} batches, {} records, {} blobs, {} links, {} upload sessions)",
             dir.display(),

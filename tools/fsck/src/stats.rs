@@ -13,6 +13,7 @@ use crate::columns::Columns;
 use crate::estimate::{CHUNK_BYTES, Estimate, Gain};
 use crate::finding::{Finding, Findings, Verdict};
 use crate::progress::Progress;
+use crate::references::Names;
 use crate::space::{Count, Held, Space};
 use crate::usage::{Usage, Used};
 
@@ -56,13 +57,13 @@ impl Stats {
         held
     }
 
-    pub(crate) fn json(&self, root: &Path, top: Option<usize>) -> Value {
+    pub(crate) fn json(&self, root: &Path, top: Option<usize>, names: &Names) -> Value {
         let Stats { findings, space, estimate } = self;
         let repositories: Vec<Value> = self
             .repositories(top.unwrap_or(usize::MAX))
             .into_iter()
             .map(|(key, held)| {
-                json!({
+                let said = json!({
                     // Keys have 63 bits, of which many readers of JSON numbers keep 53.
                     "repository": key.number().to_string(),
                     "blobs": held.blobs.count,
@@ -70,7 +71,8 @@ impl Stats {
                     "exclusive_bytes": held.exclusive_bytes,
                     "shared_bytes": held.shared_bytes(),
                     "sessions": count_json(held.sessions),
-                })
+                });
+                names.add(key, said)
             })
             .collect();
         let (log, disk) = (&space.log, &space.disk);
@@ -119,13 +121,13 @@ impl Stats {
     }
 
     /// The lines for people.
-    pub(crate) fn text(&self, root: &Path, top: Option<usize>) -> Vec<String> {
+    pub(crate) fn text(&self, root: &Path, top: Option<usize>, names: &Names) -> Vec<String> {
         let mut lines: Vec<String> = self.findings.list.iter().map(Finding::text).collect();
         lines.push(format!("{}: records {}", root.display(), self.verdict().name()));
         lines.extend(self.blob_lines());
         lines.extend(self.disk_lines());
         lines.extend(self.log_lines());
-        lines.extend(self.repository_lines(top.unwrap_or(TOP_IN_TEXT)));
+        lines.extend(self.repository_lines(top.unwrap_or(TOP_IN_TEXT), names));
         lines.extend(self.estimate.iter().flat_map(estimate_lines));
         lines
     }
@@ -188,7 +190,7 @@ impl Stats {
         headed("in the log segments", &columns)
     }
 
-    fn repository_lines(&self, top: usize) -> Vec<String> {
+    fn repository_lines(&self, top: usize, names: &Names) -> Vec<String> {
         let named = self.repositories(top);
         if named.is_empty() {
             return Vec::new();
@@ -197,7 +199,7 @@ impl Stats {
         columns.line(["repository", "blobs", "bytes", "exclusive", "shared", "uploads"].map(str::to_owned));
         for (key, held) in &named {
             columns.line([
-                key.number().to_string(),
+                names.shown(*key),
                 held.blobs.count.to_string(),
                 size(held.blobs.bytes),
                 size(held.exclusive_bytes),

@@ -26,6 +26,7 @@ use crate::check::{CheckError, Records, report_use};
 use crate::columns::Columns;
 use crate::finding::{Finding, Findings, Kind, Verdict};
 use crate::progress::Progress;
+use crate::references::Names;
 use crate::repair::Mode;
 use crate::space::Count;
 use crate::stats::size;
@@ -235,19 +236,23 @@ impl Collection {
         }
     }
 
-    pub(crate) fn json(&self, root: &Path) -> Value {
+    pub(crate) fn json(&self, root: &Path, names: &Names) -> Value {
         let plan = &self.plan;
         let blobs = plan.blobs();
         let by_repository: Vec<Value> = self
             .by_repository
             .iter()
             .map(|(key, count)| {
-                json!({
+                let said = json!({
                     // As in `stats`: keys have 63 bits.
                     "repository": key.map(|key| key.number().to_string()),
                     "blobs": count.count,
                     "bytes": count.bytes,
-                })
+                });
+                match key {
+                    Some(key) => names.add(*key, said),
+                    None => said,
+                }
             })
             .collect();
         json!({
@@ -281,7 +286,7 @@ impl Collection {
     }
 
     /// The lines for people.
-    pub(crate) fn text(&self, root: &Path) -> Vec<String> {
+    pub(crate) fn text(&self, root: &Path, names: &Names) -> Vec<String> {
         let plan = &self.plan;
         let mut lines: Vec<String> = self.findings.list.iter().map(Finding::text).collect();
         if plan.is_empty() {
@@ -291,7 +296,7 @@ impl Collection {
         let mut columns = Columns::default();
         columns.line(["last held by repository", "blobs", "bytes"].map(str::to_owned));
         for (key, count) in &self.by_repository {
-            let name = key.map_or("not known any more".to_owned(), |key| key.number().to_string());
+            let name = key.map_or("not known any more".to_owned(), |key| names.shown(key));
             columns.line([name, count.count.to_string(), size(count.bytes)]);
         }
         if !self.by_repository.is_empty() {

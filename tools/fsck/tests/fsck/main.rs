@@ -14,5 +14,6 @@ mod image;
 mod program;
 mod random;
 mod read_only;
+mod references;
 mod repair;
 mod stats;

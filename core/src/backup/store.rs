@@ -1,0 +1,172 @@
+//! Copying the database, and looking a copy over, in SQL.
+
+use std::path::Path;
+
+use futures_util::TryStreamExt as _;
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+
+use crate::context::Context;
+use crate::db::{Database, DbError};
+use crate::reconciliation::{ReconciliationStore, StoreIdentity};
+
+/// Names the first 20 problems: a database that has more is not mended by reading on.
+const INTEGRITY: &str = "PRAGMA integrity_check(20)";
+
+/// Everything named, once per repository: what the first index over it has in this order, the second one adds.
+const NAMED: &str = "SELECT repository_key, digest FROM artifacts
+     UNION SELECT repository_key, digest FROM artifact_references ORDER BY 1, 2";
+
+/// A line of what a catalog names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A repository's name.
+    Repository {
+        /// Its key.
+        key: i64,
+        /// Its name.
+        name: String,
+    },
+    /// Something that it names.
+    Reference {
+        /// The repository's key.
+        key: i64,
+        /// What.
+        digest: String,
+    },
+}
+
+/// Gives all repositories and then everything that they name to `take`, as it is at one moment; a server may be writing meanwhile.
+/// `take` says whether to go on.
+///
+/// # Errors
+/// Faults of the database.
+pub async fn list(database: &Path, mut take: impl FnMut(Line) -> bool) -> Result<(), DbError> {
+    let options = SqliteConnectOptions::new().filename(database).read_only(true);
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let mut read = connection.begin().await?;
+    let repositories = "SELECT key, name FROM repositories ORDER BY key";
+    let mut rows = sqlx::query_as::<_, (i64, String)>(repositories).fetch(&mut *read);
+    let mut goes_on = true;
+    while goes_on && let Some((key, name)) = rows.try_next().await? {
+        goes_on = take(Line::Repository { key, name });
+    }
+    drop(rows);
+    let mut rows = sqlx::query_as::<_, (i64, String)>(NAMED).fetch(&mut *read);
+    while goes_on && let Some((key, digest)) = rows.try_next().await? {
+        goes_on = take(Line::Reference { key, digest });
+    }
+    drop(rows);
+    read.rollback().await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// How much a catalog names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatalogFigures {
+    /// Repositories.
+    pub repositories: i64,
+    /// Manifests.
+    pub artifacts: i64,
+    /// Tags.
+    pub tags: i64,
+}
+
+/// Copies the database as it is at this moment to a file that does not exist; a server may be writing to it meanwhile, and is not held
+/// up. Does not flush the copy.
+///
+/// # Errors
+/// Faults of the database.
+pub async fn copy_database(from: &Path, to: &Path) -> Result<(), DbError> {
+    // Not by way of `Database`: that would bring the tables of a running server's database up to date with this program.
+    let options = SqliteConnectOptions::new().filename(from).read_only(true);
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let to = to.to_string_lossy().into_owned();
+    sqlx::query("VACUUM INTO $1").bind(to).execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// Writes into a copy which store it belongs to and how far that had come: what it names is in that store, from that LSN on.
+///
+/// # Errors
+/// Faults of the database.
+pub async fn mark_copy(copy: &Path, context: Context, store: &StoreIdentity) -> Result<(), DbError> {
+    let database = Database::open(copy).await?;
+    let marked = ReconciliationStore::new(database.clone(), context).adopt(store).await;
+    database.close().await;
+    marked
+}
+
+/// What SQLite finds wrong with a database; empty when it is sound. Reads all of it.
+///
+/// # Errors
+/// Faults of the database.
+pub async fn problems(database: &Database) -> Result<Vec<String>, DbError> {
+    let found: Vec<String> = sqlx::query_scalar(INTEGRITY).fetch_all(database.readers()).await?;
+    let mut problems: Vec<String> = found.into_iter().filter(|line| line != "ok").collect();
+    let dangling: Vec<String> = sqlx::query_scalar("SELECT DISTINCT \"table\" FROM pragma_foreign_key_check")
+        .fetch_all(database.readers())
+        .await?;
+    problems.extend(dangling.into_iter().map(|table| format!("rows of {table} refer to what is not there")));
+    Ok(problems)
+}
+
+/// Counts what the catalog names.
+///
+/// # Errors
+/// Faults of the database.
+pub async fn figures(database: &Database) -> Result<CatalogFigures, DbError> {
+    let (repositories, artifacts, tags): (i64, i64, i64) = sqlx::query_as(
+        "SELECT (SELECT COUNT(*) FROM repositories), (SELECT COUNT(*) FROM artifacts), (SELECT COUNT(*) FROM tags)",
+    )
+    .fetch_one(database.readers())
+    .await?;
+    Ok(CatalogFigures { repositories, artifacts, tags })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::context::{Clock, Entropy};
+    use crate::reconciliation::Acquaintance;
+
+    struct Still;
+    impl Clock for Still {
+        fn now_micros(&self) -> i64 {
+            1
+        }
+    }
+    impl Entropy for Still {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_made_beside_a_writer_and_says_which_store_it_belongs_to() {
+        let scratch = tempfile::tempdir().unwrap();
+        let context = Context { clock: Arc::new(Still), entropy: Arc::new(Still) };
+        let (from, to) = (scratch.path().join("taffrail.db"), scratch.path().join("copy.db"));
+        let database = Database::open(&from).await.unwrap();
+        let writing = database.write().await.unwrap();
+        copy_database(&from, &to).await.unwrap();
+        assert!(copy_database(&from, &to).await.is_err(), "a copy is never written over");
+        drop(writing);
+        let store = StoreIdentity { uuid: [3; 16], next_lsn: 40, links: 1 };
+        mark_copy(&to, context.clone(), &store).await.unwrap();
+        let names: Vec<_> =
+            std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!names.iter().any(|name| name.to_string_lossy().starts_with("copy.db-")), "{names:?}");
+        let copy = Database::open(&to).await.unwrap();
+        let known = ReconciliationStore::new(copy.clone(), context);
+        let older = StoreIdentity { next_lsn: 39, ..store };
+        assert_eq!(known.meet(&store).await.unwrap(), Acquaintance::Same);
+        assert_eq!(known.meet(&older).await.unwrap(), Acquaintance::Earlier { remembered_lsn: 40 });
+        assert_eq!(problems(&copy).await.unwrap(), Vec::<String>::new());
+        assert_eq!(figures(&copy).await.unwrap(), CatalogFigures::default());
+    }
+}

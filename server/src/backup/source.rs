@@ -1,0 +1,167 @@
+//! Where a backup comes from: a running server, by its control socket, or the data directory of a stopped one, under its lock.
+
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
+use taffrail_blobstore::{RemovalHold, SnapshotFile, Store};
+use tokio::runtime::Runtime;
+
+use crate::config::Config;
+use crate::control;
+use crate::data_dir::DataDir;
+use crate::store;
+
+/// Removals are held as long as it lives.
+pub(crate) enum Source {
+    Running(Box<Running>),
+    Stopped { store: Box<Store>, hold: RemovalHold },
+}
+
+/// A conversation with a server.
+pub(crate) struct Running {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+/// Which store it is, and how far it had come when removals were held.
+pub(crate) struct Held {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) next_lsn: u64,
+}
+
+/// What the store is.
+pub(crate) struct Sealed {
+    pub(crate) next_lsn: u64,
+    pub(crate) superblock_name: String,
+    pub(crate) superblock: Vec<u8>,
+    pub(crate) files: Vec<SnapshotFile>,
+}
+
+impl Source {
+    /// Holds removals.
+    ///
+    /// # Errors
+    /// When there is no registry, or it cannot be backed up now.
+    pub(crate) fn hold(dir: &DataDir, config: &Config, runtime: &Runtime) -> anyhow::Result<(Source, Held)> {
+        let path = dir.control_socket();
+        match UnixStream::connect(&path) {
+            Ok(stream) => {
+                let mut running = Running { reader: BufReader::new(stream.try_clone()?), writer: stream };
+                let answer = running.ask("hold")?;
+                let version = answer["version"].as_u64();
+                ensure!(
+                    version == Some(control::VERSION),
+                    "the server that runs is of another release; use its own `taffrail backup`"
+                );
+                let held = Held { uuid: uuid(&answer["uuid"])?, next_lsn: number(&answer["next_lsn"])? };
+                Ok((Source::Running(Box::new(running)), held))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                let opened = store::open(&dir.store(), config)
+                    .with_context(|| format!("no server answers at {}, and", path.display()));
+                let store = opened?;
+                let hold = runtime.block_on(store.hold_removals())?;
+                let held = Held { uuid: store.uuid(), next_lsn: hold.next_lsn() };
+                Ok((Source::Stopped { store: Box::new(store), hold }, held))
+            }
+            Err(error) => Err(error).with_context(|| {
+                format!("cannot use {}; run as root or as the server's user", path.display())
+            }),
+        }
+    }
+
+    /// Lets links go, and says what the store is.
+    ///
+    /// # Errors
+    /// When the store takes no writes, or the server went away.
+    pub(crate) fn seal(&mut self, runtime: &Runtime) -> anyhow::Result<Sealed> {
+        match self {
+            Source::Stopped { hold, .. } => {
+                let snapshot = runtime.block_on(hold.snapshot())?;
+                let (name, superblock) = snapshot.superblock;
+                Ok(Sealed {
+                    next_lsn: snapshot.next_lsn,
+                    superblock_name: name.to_owned(),
+                    superblock,
+                    files: snapshot.files,
+                })
+            }
+            Source::Running(running) => {
+                let answer = running.ask("seal")?;
+                let count = number(&answer["files"])?;
+                let mut files = Vec::new();
+                for _ in 0..count {
+                    let line = running.line()?;
+                    files
+                        .push(SnapshotFile { name: text(&line["name"])?, len_bytes: line["bytes"].as_u64() });
+                }
+                Ok(Sealed {
+                    next_lsn: number(&answer["next_lsn"])?,
+                    superblock_name: text(&answer["superblock"]["name"])?,
+                    superblock: unhex(&text(&answer["superblock"]["hex"])?)?,
+                    files,
+                })
+            }
+        }
+    }
+
+    /// Lets everything go. When this succeeds, it was held all the time.
+    ///
+    /// # Errors
+    /// When the server went away.
+    pub(crate) fn end(self) -> anyhow::Result<()> {
+        match self {
+            Source::Stopped { store, hold } => {
+                drop(hold);
+                Ok(store.close()?)
+            }
+            Source::Running(mut running) => {
+                running
+                    .ask("end")
+                    .context("the server went away before the backup was whole; make another")?;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Running {
+    fn ask(&mut self, op: &str) -> anyhow::Result<Value> {
+        self.writer.write_all(format!("{}\n", json!({"op": op})).as_bytes())?;
+        self.line()
+    }
+
+    fn line(&mut self) -> anyhow::Result<Value> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line)?;
+        ensure!(!line.is_empty(), "the server ended the conversation");
+        let answer: Value = serde_json::from_str(&line).context("the server's answer")?;
+        if let Some(error) = answer["error"].as_str() {
+            bail!("the server refuses: {error}");
+        }
+        Ok(answer)
+    }
+}
+
+fn number(value: &Value) -> anyhow::Result<u64> {
+    value.as_u64().context("a number is missing")
+}
+
+fn text(value: &Value) -> anyhow::Result<String> {
+    Ok(value.as_str().context("a text is missing")?.to_owned())
+}
+
+fn uuid(value: &Value) -> anyhow::Result<[u8; 16]> {
+    unhex(&text(value)?)?.try_into().ok().context("no uuid")
+}
+
+/// The bytes of hexadecimal digits.
+pub(crate) fn unhex(text: &str) -> anyhow::Result<Vec<u8>> {
+    ensure!(text.is_ascii() && text.len().is_multiple_of(2), "no hexadecimal digits");
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).context("no hexadecimal digits"))
+        .collect()
+}

@@ -1,0 +1,165 @@
+//! `taffrail import`: takes a registry over that keeps its data as docker-registry (distribution) does.
+//!
+//! What must stay true: whatever is linked was hashed while it was taken in; the result is as if everything had been pushed, manifest by
+//! manifest, children first; a second run finds what the first one did, and does only the rest.
+
+mod plan;
+mod report;
+mod take;
+mod tree;
+
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use taffrail_core::facade::Core;
+use taffrail_core::project::ProjectName;
+
+use crate::cli::{Import, ImportMode};
+use crate::config::{Config, Environment};
+use crate::data_dir::DataDir;
+use crate::progress::Progress;
+use crate::{ambient, first_password, store, wiring};
+
+use plan::{Planner, Source};
+use report::Report;
+use take::Taker;
+use tree::Tree;
+
+/// Exit code when something was refused.
+const EXIT_REFUSED: u8 = 1;
+/// Exit code when the import did not begin, or ended early.
+const EXIT_FAILED: u8 = 3;
+/// Threads of the import: they hash and wait for the disk, and nobody else needs the machine's answer.
+const THREADS_MIN: usize = 4;
+
+/// Takes a registry over, and says what came of it.
+pub(crate) fn run(options: &Import, environment: &Environment) -> ExitCode {
+    match import(options, environment) {
+        Ok(report) if report.is_whole() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(EXIT_REFUSED),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "taffrail: import: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn import(options: &Import, environment: &Environment) -> anyhow::Result<Report> {
+    let config = options.place.load(environment)?;
+    let default =
+        ProjectName::parse(&options.project).with_context(|| format!("--project {}", options.project))?;
+    let tree = Tree::open(&options.dir)?;
+    let (sources, refused) =
+        plan::sources(&tree, &default).with_context(|| format!("{}/repositories", tree.path().display()))?;
+    let progress = Progress::new(options.quiet);
+    let mut report = Report { refused, ..Report::default() };
+    if options.dry_run {
+        foresee(&tree, &sources, &mut report, Foreseen::Reported);
+    } else {
+        take_over(options, &config, &tree, &sources, &mut report, &progress)?;
+    }
+    progress.end();
+    let text =
+        if options.json { format!("{:#}\n", report.json(tree.path())) } else { report.text(tree.path()) };
+    // Standard output that is closed is the reader's own wish.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(report)
+}
+
+/// What becomes of what a look at the tree finds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Foreseen {
+    /// All of it is the report.
+    Reported,
+    /// The sizes are wanted.
+    Counted,
+}
+
+/// Plans everything; counts each blob once.
+fn foresee(tree: &Tree, sources: &[Source], report: &mut Report, foreseen: Foreseen) {
+    let mut planner = Planner::new(tree);
+    let mut seen = HashSet::new();
+    for source in sources {
+        let planned = planner.plan(source);
+        for (digest, len_bytes) in planned.blobs.iter().chain(&planned.unreferenced) {
+            if seen.insert(*digest) {
+                report.blobs.add(*len_bytes);
+            } else {
+                report.deduplicated.add(*len_bytes);
+            }
+        }
+        planned.unreferenced.values().for_each(|len_bytes| report.unreferenced.add(*len_bytes));
+        report.layers_gone += planned.layers_gone;
+        let manifests = planned.levels.iter().flatten();
+        report.repositories += 1;
+        report.manifests += manifests.clone().count() as u64;
+        report.tags += manifests.map(|manifest| manifest.tags.len() as u64).sum::<u64>();
+        if foreseen == Foreseen::Reported {
+            report.refused.extend(planned.refused);
+        }
+    }
+}
+
+fn take_over(
+    options: &Import,
+    config: &Config,
+    tree: &Tree,
+    sources: &[Source],
+    report: &mut Report,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let dir = DataDir::open_or_create(&config.storage.data_dir)?;
+    let opened = store::open(&dir.store(), config);
+    let store = Arc::new(opened.context("import works on the data directory of a registry that is stopped")?);
+    let begun = Instant::now();
+    report.mode = Some(take::mode(options.mode, tree, &dir.store())?);
+    let mut expected = Report::default();
+    foresee(tree, sources, &mut expected, Foreseen::Counted);
+    progress.begin("import", expected.blobs.bytes);
+    let threads = std::thread::available_parallelism().map_or(THREADS_MIN, usize::from).max(THREADS_MIN);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(async {
+        let mut core_options = wiring::core_options(config, &dir, ambient::context());
+        // Standard output is the report's.
+        core_options.first_password = first_password::announced_on(std::io::stderr(), config, &dir);
+        let core = Core::open(core_options).await.context("cannot open the catalog")?;
+        let operator = core.operator().await.context("cannot read the catalog")?;
+        let Some(operator) = operator else { bail!("the registry has no administrator to import as") };
+        let share =
+            if report.mode == Some(ImportMode::Reflink) { take::Bytes::Shared } else { take::Bytes::Copied };
+        let moved = if options.move_tags { take::Tags::Moved } else { take::Tags::Kept };
+        let mut taker =
+            Taker::new(tree, Arc::clone(&store), core.catalog(), operator, share, moved, progress);
+        let mut planner = Planner::new(tree);
+        let mut outcome = Ok(());
+        for source in sources {
+            let planned = planner.plan(source);
+            outcome = taker.take(source, planned, report).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        drop(taker);
+        core.close().await;
+        outcome
+    });
+    runtime.shutdown_background();
+    report.took = begun.elapsed();
+    let closed = Arc::try_unwrap(store).map(taffrail_blobstore::Store::close);
+    outcome.context("stopped; what was taken over is kept, run the import again to go on")?;
+    if let Ok(Err(error)) = closed {
+        bail!(
+            "the store was not closed cleanly ({error}); the next start recovers it, nothing that was reported is lost"
+        );
+    }
+    Ok(())
+}
