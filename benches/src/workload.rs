@@ -9,6 +9,7 @@ mod lookups;
 mod memory;
 mod mix;
 mod mount;
+mod pages;
 mod pull;
 mod push;
 mod tokens;
@@ -101,11 +102,7 @@ pub(crate) fn rows() -> Vec<Row> {
         "needs a soak on at least 10 GiB",
     ));
     rows.extend(memory::rows());
-    rows.push(Row::unmeasured(
-        "tag page at 1 M tags; catalog page at 100 k repositories; referrers page at 100 k",
-        "p99 <= 10 ms, memory flat",
-        "the harness does not make such a catalog yet",
-    ));
+    rows.extend(pages::rows());
     rows.extend(tokens::rows());
     rows.push(Row::unmeasured(
         "acknowledged operations lost",

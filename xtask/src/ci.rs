@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::fuzz;
+use crate::load;
 use crate::step::{Done, Step, Tally};
 use crate::tooling;
 
@@ -66,6 +67,7 @@ pub(crate) fn run() -> Result<()> {
                 "poison",
             ],
         ),
+        load::quick(),
         conformance(),
         clients(),
         kill(KILL_CYCLES),
