@@ -41,6 +41,9 @@ pub struct Options {
     pub recent_bytes_max: u64,
     /// Longest blob in bytes.
     pub blob_bytes_max: u64,
+    /// Files of large blobs that are kept open once they were read. Each is a descriptor and 16 KiB of checksums per GiB. More are
+    /// opened and closed as they are read.
+    pub open_files_max: usize,
     /// Random bytes: key (32) and uuid (16) of a store that is made now.
     pub entropy: [u8; 48],
     /// How to wait for the disk.
@@ -65,6 +68,7 @@ impl Options {
             // Five thousand manifests or configurations of common size.
             recent_bytes_max: 32 * 1024 * 1024,
             blob_bytes_max: 1 << 40,
+            open_files_max: 512,
             entropy,
             threading: Threading::Pool { storage_threads: 4 },
         }

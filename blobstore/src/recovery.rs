@@ -196,7 +196,7 @@ fn assemble(
             Pool::threads(storage_threads).map_err(OpenError::io("storage threads"))?
         }
     };
-    let lease_ms = options.lease_ms;
+    let (lease_ms, open_files_max) = (options.lease_ms, options.open_files_max);
     let lending = Arc::new(Lending::new(options.read_ahead_bytes_max));
     let recent = Recent::new(options.recent_bytes_max);
     Ok(Engine {
@@ -214,7 +214,7 @@ fn assemble(
         leases: Leases::new(lease_ms),
         segments: Table::default(),
         sessions: Sessions::default(),
-        solos: Solos::new(epoch),
+        solos: Solos::new(epoch, open_files_max),
         log: Log::new(None, 1, 1, now_ms),
         garbage: Mutex::default(),
         abandoned: Mutex::default(),
