@@ -8,7 +8,6 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::fuzz;
-use crate::load;
 use crate::step::{Done, Step, Tally};
 use crate::tooling;
 
@@ -67,7 +66,6 @@ pub(crate) fn run() -> Result<()> {
                 "poison",
             ],
         ),
-        load::quick(),
         conformance(),
         clients(),
         kill(KILL_CYCLES),

@@ -1,27 +1,20 @@
-//! The overload tests: release builds of both the server and the load by hand, debug builds of small sizes in every run.
+//! The overload tests, in release builds of both the server and the load.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::step::{Step, root};
+use crate::step::root;
 use crate::tooling;
-
-/// The program, as cargo is asked to run it.
-const RUN: [&str; 7] = ["run", "--locked", "--package", "taffrail-tests", "--bin", "taffrail-load", "--"];
-
-/// What every run makes: each test, small, without a look at times, rates and memory.
-pub(crate) fn quick() -> Step {
-    Step::cargo("load", &[&RUN[..], &["--quick"]].concat())
-        .env("TAFFRAIL_TOOL_DIRS", tooling::tool_dir().to_string_lossy())
-}
 
 /// Builds and runs. The data lies in the folder that cargo builds into, which is on a disk where `/tmp` may be memory, unless
 /// `--dir` names another.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut command = Command::new("cargo");
-    command.current_dir(root()?).args([&["run", "--release"], &RUN[1..]].concat()).args(arguments);
     command
+        .current_dir(root()?)
+        .args(["run", "--release", "--locked", "--package", "taffrail-tests", "--bin", "taffrail-load", "--"])
+        .args(arguments)
         .env("TAFFRAIL_TEST_PROFILE", "release")
         .env("TAFFRAIL_TOOL_DIRS", tooling::tool_dir())
         // A row is a sentence; a backtrace under the last line would bury the table.
