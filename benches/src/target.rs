@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
+use taffrail_tests::crowd::Crowd;
 use taffrail_tests::http::Registry;
 use taffrail_tests::server::{ADMIN_PASSWORD, Options, Server};
 use taffrail_tests::tools;
@@ -182,6 +183,23 @@ impl Subject {
             repositories.iter().map(|repository| format!("repository:{repository}:pull,push")).collect();
         let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
         Ok(format!("Bearer {}", registry.token(&scopes)?))
+    }
+
+    /// The `Authorization` of the administrator for these scopes; empty where nobody asks.
+    pub(crate) fn bearer(&self, scopes: &[String]) -> Result<String> {
+        let Some(registry) = &self.registry else { return Ok(String::new()) };
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        Ok(format!("Bearer {}", registry.token(&scopes)?))
+    }
+
+    /// Fills the catalog with very many names; gives the digest of the one manifest behind them.
+    pub(crate) fn gather(&self, crowd: Crowd) -> Result<String> {
+        match &self.keeper {
+            Keeper::Taffrail(server) => crowd.gather(server),
+            Keeper::Program(_) | Keeper::Others(_) | Keeper::Us => {
+                bail!("only our own catalog can be filled like that")
+            }
+        }
     }
 
     /// So many connections with a token for these repositories.

@@ -10,6 +10,7 @@ mod lookups;
 mod memory;
 mod mix;
 mod mount;
+mod pages;
 mod pull;
 mod push;
 mod tokens;
@@ -98,11 +99,7 @@ pub(crate) fn rows() -> Vec<Row> {
     rows.push(engine::collection());
     rows.extend(compaction::rows());
     rows.extend(memory::rows());
-    rows.push(Row::unmeasured(
-        "tag page at 1 M tags; catalog page at 100 k repositories; referrers page at 100 k",
-        "p99 <= 10 ms, memory flat",
-        "the harness does not make such a catalog yet",
-    ));
+    rows.extend(pages::rows());
     rows.extend(tokens::rows());
     rows.push(Row::unmeasured(
         "acknowledged operations lost",

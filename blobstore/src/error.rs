@@ -26,6 +26,9 @@ pub enum Refusal {
     /// The disk failed a write that nothing relies on, of a checkpoint or superblock. It may be tried again.
     #[error("the disk failed a write; what was stored is not harmed")]
     WriteFailed,
+    /// The process may open no more files at this moment. Nothing was written; it may be tried again.
+    #[error("the process may open no more files")]
+    NoFiles,
     /// More waits for the disk than the queue takes.
     #[error("too much is waiting for the disk")]
     Overloaded,
@@ -40,9 +43,18 @@ pub(crate) fn refusal_of(error: &io::Error) -> Option<Refusal> {
         Some(Refusal::NoSpace)
     } else if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
         Some(Refusal::ReadOnly)
+    } else if is_without_files(error) {
+        Some(Refusal::NoFiles)
     } else {
         None
     }
+}
+
+/// Whether a call failed because this process, or the machine, has too many files open. Only opening says so, so nothing reached the
+/// disk.
+pub(crate) fn is_without_files(error: &io::Error) -> bool {
+    let errors = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Why a store did not open.

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::digest::Digest;
-use crate::error::{Refusal, refusal_of};
+use crate::error::{Refusal, is_without_files, refusal_of};
 use crate::format::SegmentId;
 use crate::sync::{RwLock, read, write};
 
@@ -102,6 +102,13 @@ impl Failed {
     pub(crate) fn flush(error: io::Error) -> Failed {
         Failed { step: Step::Flush, error }
     }
+
+    /// A flush of what nothing relies on before it is done, so that it can be begun anew where it was not begun: where the folder
+    /// could not be opened for it (L-19).
+    pub(crate) fn flush_ahead(error: io::Error) -> Failed {
+        let step = if is_without_files(&error) { Step::LogWrite } else { Step::Flush };
+        Failed { step, error }
+    }
 }
 
 #[derive(Debug)]
@@ -130,7 +137,8 @@ impl Health {
     /// - A failed flush poisons, whatever it says: the kernel calls the pages clean after it, and a second flush would lie.
     /// - An index that cannot be read poisons: what is known of blobs and links would part from the log. The log says everything;
     ///   the next opening makes the index anew.
-    /// - A full disk, a quota and a read-only file system refuse, and heal: nothing was written, or nothing counts on it.
+    /// - A full disk, a quota, a read-only file system and a lack of descriptors refuse, and heal: nothing was written, or nothing
+    ///   counts on it.
     /// - Any other failed write of the log poisons: whether the device still does what it is told is not known.
     /// - Any other failed write refuses what it was for, and harms nothing.
     pub(crate) fn failed(&self, name: &str, failed: &Failed) -> Refusal {
@@ -176,6 +184,20 @@ mod tests {
             assert_eq!(after(&Failed::log_write(kind.into())), log, "{kind}");
             let aside = (heals_as.unwrap_or(Refusal::WriteFailed), false);
             assert_eq!(after(&Failed::write(kind.into())), aside, "{kind}");
+            assert_eq!(after(&Failed::flush_ahead(kind.into())), (Refusal::Poisoned, true), "{kind}");
+        }
+    }
+
+    /// A hundred uploads at once, in a process that may open few files, poisoned the store: the folder of a solo file could not be
+    /// opened to flush it, which passed for a flush that had failed.
+    #[test]
+    fn l_19_a_lack_of_descriptors_refuses_and_poisons_only_where_something_relies_on_the_flush() {
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE] {
+            let error = || std::io::Error::from(errno);
+            for failed in [Failed::flush_ahead(error()), Failed::log_write(error()), Failed::write(error())] {
+                assert_eq!(after(&failed), (Refusal::NoFiles, false), "{errno}");
+            }
+            assert_eq!(after(&Failed::flush(error())), (Refusal::Poisoned, true), "{errno}");
         }
     }
 }

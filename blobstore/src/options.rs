@@ -47,6 +47,9 @@ pub struct Options {
     /// Changes of a part of the index (one of 64) that a checkpoint writes down one by one at most; more make a new file of the
     /// part. Set by tests; otherwise the engine decides by what is usual for its size.
     pub index_delta_max: Option<usize>,
+    /// Files of large blobs that are kept open once they were read. Each is a descriptor and 16 KiB of checksums per GiB. More are
+    /// opened and closed as they are read.
+    pub open_files_max: usize,
     /// Random bytes: key (32) and uuid (16) of a store that is made now.
     pub entropy: [u8; 48],
     /// How to wait for the disk.
@@ -73,6 +76,7 @@ impl Options {
             recent_bytes_max: 32 * 1024 * 1024,
             blob_bytes_max: 1 << 40,
             index_delta_max: None,
+            open_files_max: 512,
             entropy,
             threading: Threading::Pool { storage_threads: 4 },
         }

@@ -224,7 +224,7 @@ fn assemble(
     let numbers = names.iter().filter_map(|name| PartitionName::from_file_name(name));
     let next_partition = numbers.map(|name| name.number).max().unwrap_or(0).saturating_add(1);
     let hash_threads = HashThreads::start(hash_threads).map_err(OpenError::io("hash threads"))?;
-    let lease_ms = options.lease_ms;
+    let (lease_ms, open_files_max) = (options.lease_ms, options.open_files_max);
     let lending = Arc::new(Lending::new(options.read_ahead_bytes_max));
     let recent = Recent::new(options.recent_bytes_max);
     Ok(Engine {
@@ -244,7 +244,7 @@ fn assemble(
         leases: Leases::new(lease_ms),
         segments: Table::default(),
         sessions: Sessions::default(),
-        solos: Solos::new(epoch),
+        solos: Solos::new(epoch, open_files_max),
         log: Log::new(None, 1, 1, now_ms),
         garbage: Mutex::default(),
         garbage_is_loaded: AtomicBool::new(false),
@@ -272,7 +272,7 @@ impl Engine {
         self.locator = Locator::new();
         self.segments = Table::default();
         self.sessions = Sessions::default();
-        self.solos = Solos::new(self.epoch);
+        self.solos = Solos::new(self.epoch, self.options.open_files_max);
         self.garbage = Mutex::default();
         self.health = Health::new(StoreState::Writable);
         self.replay_from = AtomicU64::new(u64::MAX);

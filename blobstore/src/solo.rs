@@ -35,9 +35,6 @@ pub(crate) const IN_FLIGHT_MAX: usize = 4;
 /// Space is reserved in steps of this many bytes: few enough system calls, little enough to give back.
 const ALLOCATE_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Sealed solo files kept open. Each is a descriptor and 16 KiB of checksums per GiB.
-const OPEN_MAX: usize = 512;
-
 const _: () = assert!(WRITE_BYTES.is_multiple_of(BLOCK_BYTES));
 
 /// Hands out ids, remembers folders that exist, and keeps sealed files open.
@@ -46,6 +43,7 @@ pub(crate) struct Solos {
     next: AtomicU32,
     folders: Mutex<HashSet<String>>,
     open: Mutex<OpenFiles>,
+    open_max: usize,
 }
 
 #[derive(Default)]
@@ -66,8 +64,10 @@ pub(crate) struct SealedSolo {
 }
 
 impl Solos {
-    pub(crate) fn new(epoch: u32) -> Solos {
-        Solos { epoch, next: AtomicU32::new(1), folders: Mutex::default(), open: Mutex::default() }
+    /// `open_max` sealed files are kept open.
+    pub(crate) fn new(epoch: u32, open_max: usize) -> Solos {
+        let (folders, open) = (Mutex::default(), Mutex::default());
+        Solos { epoch, next: AtomicU32::new(1), folders, open, open_max }
     }
 
     fn next_id(&self) -> SegmentId {
@@ -93,7 +93,7 @@ impl Solos {
         if open.files.insert(solo.segment, Arc::clone(solo)).is_none() {
             open.order.push_back(solo.segment);
         }
-        while open.order.len() > OPEN_MAX {
+        while open.order.len() > self.open_max {
             if let Some(oldest) = open.order.pop_front() {
                 open.files.remove(&oldest);
             }
@@ -405,7 +405,7 @@ impl SoloWriter {
             let flushed =
                 file.sync().and_then(|()| folder.map_or(Ok(()), |folder| engine.disk.sync_dir(&folder)));
             flushed.map_err(|error| {
-                let failed = Failed::flush(error);
+                let failed = Failed::flush_ahead(error);
                 engine.health.failed(&name, &failed);
                 failed.error
             })

@@ -104,22 +104,39 @@ impl Drop for Pass {
     }
 }
 
-/// How many connections fit the number of files that this process may open, which is raised as far as it goes.
+/// How many connections fit the number of files that this process may open.
 pub(crate) fn connections_that_fit(wanted: u64) -> u64 {
+    files_max().map_or(wanted, |files| wanted.min(fitting(files)))
+}
+
+/// How many files of blobs the store may keep open once they were read.
+pub(crate) fn files_to_keep() -> usize {
+    files_max().map_or(usize::MAX, |files| usize::try_from(keeping(files)).unwrap_or(usize::MAX))
+}
+
+/// The number of files that this process may open, which is raised as far as it goes. `None` is no limit at all.
+fn files_max() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let files = match setrlimit(Resource::Nofile, raised) {
+    match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
-    };
-    // No limit at all is `None`.
-    files.map_or(wanted, |files| wanted.min(fitting(files)))
+    }
 }
 
-/// A quarter of the files, at least [`FILES_RESERVED`], is not for connections.
+/// What is not for connections: a quarter of the files, at least [`FILES_RESERVED`].
+fn reserved(files: u64) -> u64 {
+    (files / 4).max(FILES_RESERVED)
+}
+
 fn fitting(files: u64) -> u64 {
-    files.saturating_sub((files / 4).max(FILES_RESERVED)).max(1)
+    files.saturating_sub(reserved(files)).max(1)
+}
+
+/// Half of [`FILES_RESERVED`] is the database's and the log's. Half of what is left is for uploads and for what is being read.
+fn keeping(files: u64) -> u64 {
+    (reserved(files) - FILES_RESERVED / 2) / 2
 }
 
 #[cfg(test)]
@@ -177,5 +194,12 @@ mod tests {
         assert_eq!(fitting(256), 192);
         assert_eq!(fitting(20_000), 15_000);
         assert_eq!(fitting(10), 1);
+    }
+
+    /// The files that it kept open after pulls once took all that were left, and no connection could be accepted any more.
+    #[test]
+    fn l_19_the_store_keeps_no_more_files_open_than_leave_it_some() {
+        assert_eq!(keeping(256), 16);
+        assert_eq!(keeping(20_000), 2_484);
     }
 }

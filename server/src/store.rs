@@ -17,6 +17,7 @@ use taffrail_blobstore::{Options, Store, StoreState, Threading};
 use crate::ambient;
 use crate::config::{Config, StorageIo};
 use crate::drain::Drain;
+use crate::gate;
 use crate::supervisor;
 
 /// How often the store is asked for its state. A failed store refuses writes by itself; this only ends the process.
@@ -87,6 +88,7 @@ fn options(config: &Config) -> Options {
     options.sessions_max = count(config.uploads.total_max);
     options.session_memory_bytes_max = config.uploads.memory_bytes_max;
     options.blob_bytes_max = config.uploads.blob_bytes_max;
+    options.open_files_max = options.open_files_max.min(gate::files_to_keep());
     options.threading = Threading::Pool { storage_threads: threads(count(config.storage.threads)) };
     // One processor receives; with only one there is nothing to gain.
     options.hash_threads = (processors() - 1).min(HASH_THREADS_MAX);

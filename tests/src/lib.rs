@@ -8,6 +8,7 @@ pub mod binary;
 pub mod certificate;
 pub mod conformance;
 pub mod containerd;
+pub mod crowd;
 pub mod distribution;
 pub mod docker;
 pub mod frames;

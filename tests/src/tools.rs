@@ -63,10 +63,18 @@ pub fn present(tools: &[Tool]) -> Result<bool> {
 pub fn skip(reason: &str) -> Result<()> {
     // The test harness names each test's thread after the test.
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    skip_part(&format!("{name}: {reason}"))
+}
+
+/// Records that a part of what runs is skipped: its name, and why.
+///
+/// # Errors
+/// As [`skip`].
+pub fn skip_part(name_and_reason: &str) -> Result<()> {
     if settings::tools_are_required() {
-        bail!("{name} may not be skipped here: {reason}");
+        bail!("may not be skipped here: {name_and_reason}");
     }
-    let line = format!("SKIPPED {name}: {reason}");
+    let line = format!("SKIPPED {name_and_reason}");
     say(&line);
     if let Some(path) = settings::skipped_file() {
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;

@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod fuzz;
 mod imports;
+mod load;
 mod step;
 mod tidy;
 mod tooling;
@@ -65,6 +66,13 @@ enum Task {
         #[arg(long)]
         dir: Option<String>,
     },
+    /// Overload the server in every way that docs/requirements.md numbers with an L, each with its figure; `-- --help` says how
+    /// to choose.
+    Load {
+        /// What goes to `taffrail-load`, such as `--only L-03`, `--quick`, `--list`, `--json FILE`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure whether the time of an answer tells what its words do not: known names, hidden projects, blobs of others.
     Timing {
         /// Samples of each side of a comparison.
@@ -92,6 +100,7 @@ fn main() -> Result<()> {
         Task::Crash { seconds } => ci::run_some(&[ci::crash(seconds)]),
         Task::Bench { arguments } => bench::run(&arguments),
         Task::MakeStore { blobs, dir } => bench::make_store(blobs, dir),
+        Task::Load { arguments } => load::run(&arguments),
         Task::Timing { samples } => ci::run_some(&[ci::timing(samples)]),
         Task::Tidy => tidy(),
         Task::Fuzz { seconds } => ci::run_some(&fuzz::steps(seconds)?),

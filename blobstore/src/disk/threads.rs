@@ -9,7 +9,7 @@
 //! - [`Access::Direct`] falls back to the page cache where the file system cannot do it, and the disk remembers that. It does not
 //!   conclude so from a request that is not aligned: then "past the page cache" would look at the page cache from there on.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use super::mapping::Mapping;
 use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
+use crate::error::is_without_files;
 
 /// The store belongs to its user alone: blobs may be private images.
 const FILE_MODE: u32 = 0o600;
@@ -45,6 +46,8 @@ pub struct ThreadsDisk {
     shared: Arc<Shared>,
     /// Folders whose names this process has made durable; a folder that an earlier process made may not be.
     durable_folders: Mutex<HashSet<String>>,
+    /// The few folders right below the store's, open: their flush must not fail for want of a descriptor (L-19).
+    kept_folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
 }
 
 /// What files and their disk have in common.
@@ -118,7 +121,21 @@ impl ThreadsDisk {
             read_only,
             shared: Arc::default(),
             durable_folders: Mutex::new(HashSet::new()),
+            kept_folders: Mutex::default(),
         })
+    }
+
+    fn folder_to_sync(&self, folder: &str) -> io::Result<Arc<OwnedFd>> {
+        if folder.contains('/') {
+            return Ok(Arc::new(self.open_folder(folder)?));
+        }
+        let mut kept = lock(&self.kept_folders);
+        if let Some(known) = kept.get(folder) {
+            return Ok(Arc::clone(known));
+        }
+        let opened = Arc::new(self.open_folder(folder)?);
+        kept.insert(folder.to_owned(), Arc::clone(&opened));
+        Ok(opened)
     }
 
     fn file(
@@ -248,7 +265,14 @@ impl Disk for ThreadsDisk {
             // Also when it exists: the process that made it may have been killed before its flush.
             // What it says does not matter: a failed flush is never one of those errors that heal.
             let flushed = self.sync_dir(parent);
-            flushed.map_err(|error| io::Error::other(format!("flushing the folder above: {error}")))?;
+            flushed.map_err(|error| {
+                // Unless there was none, for want of a descriptor.
+                if is_without_files(&error) {
+                    error
+                } else {
+                    io::Error::other(format!("flushing the folder above: {error}"))
+                }
+            })?;
             lock(&self.durable_folders).insert(path.to_owned());
             parent = path;
         }
@@ -259,8 +283,8 @@ impl Disk for ThreadsDisk {
         if self.read_only {
             return Ok(());
         }
-        let opened = self.open_folder(folder)?;
-        let synced = fs::fsync(&opened);
+        let opened = self.folder_to_sync(folder)?;
+        let synced = fs::fsync(&*opened);
         self.shared.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(synced?)
     }

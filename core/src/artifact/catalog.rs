@@ -16,7 +16,7 @@ use taffrail_distribution::name::{Reference, RepositoryName, Tag};
 use super::cache::ManifestCache;
 use super::store;
 use crate::context::Context;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, in_time};
 use crate::outbox::Outbox;
 use crate::project::store::Visibility;
 use crate::repository::store::RepositoryStore;
@@ -73,7 +73,11 @@ impl SqlCatalog {
             cache.forget(repository);
             outcome
         });
-        task.await.unwrap_or_else(|error| Err(CatalogError::Unavailable(error.to_string())))
+        // Whoever asked is told that it takes too long; the write is not given up.
+        in_time(async {
+            task.await.unwrap_or_else(|error| Err(CatalogError::Unavailable(error.to_string())))
+        })
+        .await
     }
 }
 

@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use taffrail_blobstore::RepositoryKey;
 use taffrail_distribution::name::RepositoryName;
 
-use crate::db::DbError;
+use crate::db::{DbError, in_time};
 use crate::identity::Epoch;
 use crate::project::store::ProjectStore;
 use crate::project::{ProjectFacts, ProjectId, ProjectRef};
@@ -88,7 +88,7 @@ impl Directory {
     /// known would leave open what it closed.
     ///
     /// # Errors
-    /// `Unavailable` when the task died.
+    /// `Unavailable` when the task died, or takes too long.
     pub async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -99,7 +99,8 @@ impl Directory {
             directory.changed();
             done
         });
-        task.await.map_err(|error| DbError::Unavailable(error.to_string()))
+        // Whoever asked is told that it takes too long; the change is not given up.
+        in_time(async { task.await.map_err(|error| DbError::Unavailable(error.to_string())) }).await
     }
 
     fn changed(&self) {
@@ -174,7 +175,7 @@ impl Directory {
         if let Some(found) = self.repository(project, name).await? {
             return Ok(Some(found));
         }
-        match self.repositories.find_or_create(project, name).await {
+        match in_time(self.repositories.find_or_create(project, name)).await {
             Ok(made) => Ok(Some(made).filter(|made| made.project == project)),
             // The project went meanwhile.
             Err(DbError::Conflict) => Ok(None),

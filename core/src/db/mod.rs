@@ -1,7 +1,10 @@
 //! The database: one writer, several readers, migrations.
 //!
 //! What must stay true: a write transaction is begun as one (`BEGIN IMMEDIATE`) and is durable when its commit returns
-//! (`synchronous=FULL`); readers never wait for the writer (WAL).
+//! (`synchronous=FULL`); readers never wait for the writer (WAL). Nobody who answers a client waits for longer than
+//! [`STATEMENT_TIMEOUT`], whatever the disk does: reads are bounded by [`Readers`], writes by [`in_time`].
+
+mod readers;
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +13,10 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Sqlite, Transaction};
+use tokio::time::timeout;
+
+pub use readers::Readers;
+use readers::STATEMENT_TIMEOUT;
 
 /// How long a statement waits for a lock before it gives up. With one writer only another process can hold it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +58,17 @@ impl From<sqlx::Error> for DbError {
     }
 }
 
+/// Waits for work on the database, at most as long as for a statement. A write that is to come to its end nonetheless runs in a task of
+/// its own, and this waits for the task.
+///
+/// # Errors
+/// `Unavailable` when it took too long: whether it was done is then not known. Otherwise what the work says.
+pub(crate) async fn in_time<T, E: From<DbError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    timeout(STATEMENT_TIMEOUT, work)
+        .await
+        .unwrap_or_else(|_| Err(DbError::Unavailable("it took too long".to_owned()).into()))
+}
+
 /// An open database. Cloning it is cheap.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -90,9 +108,9 @@ impl Database {
         Ok(Database { readers, writer })
     }
 
-    /// For reading.
-    pub fn readers(&self) -> &SqlitePool {
-        &self.readers
+    /// For reading, within bounds of time.
+    pub const fn readers(&self) -> Readers<'_> {
+        Readers(&self.readers)
     }
 
     /// Begins a transaction that writes. Dropping it rolls back.
@@ -100,7 +118,7 @@ impl Database {
     /// # Errors
     /// When no connection is free in time.
     pub async fn write(&self) -> Result<Transaction<'static, Sqlite>, DbError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        in_time(async { Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?) }).await
     }
 
     /// Whether the database answers.
@@ -108,7 +126,7 @@ impl Database {
     /// # Errors
     /// What it says.
     pub async fn ping(&self) -> Result<(), DbError> {
-        sqlx::query("SELECT 1").execute(&self.readers).await?;
+        sqlx::query("SELECT 1").execute(self.readers()).await?;
         Ok(())
     }
 

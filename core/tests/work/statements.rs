@@ -89,7 +89,7 @@ const SETTLE: &str = "SELECT 1";
 /// the next statement.
 async fn settle(database: &Database) {
     let mut connections = Vec::new();
-    for _ in 0..database.readers().options().get_max_connections() {
+    for _ in 0..database.readers().connections_max() {
         connections.push(database.readers().acquire().await.unwrap());
     }
     for connection in &mut connections {

@@ -204,7 +204,7 @@ section! {
     /// Upload sessions: pushes that have begun and not ended.
     struct Uploads {
         /// Seconds without a request after which a session is dropped; one without a byte in it after an hour at most.
-        idle_secs: u64 [60..=30 * DAY_SECS] = UPLOAD_IDLE_SECS,
+        idle_secs: u64 [1..=30 * DAY_SECS] = UPLOAD_IDLE_SECS,
         /// Seconds between two sweeps for such sessions.
         sweep_secs: u64 [1..=DAY_SECS] = UPLOAD_SWEEP_SECS,
         /// Open sessions of one repository; one more is answered 429, unless another that has had no byte for ten seconds
