@@ -11,6 +11,7 @@ mod plan;
 mod report;
 mod run;
 mod sample;
+mod store;
 mod target;
 mod workload;
 
@@ -23,6 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::plan::{Other, Plan};
 use crate::report::Report;
+use crate::store::Phase;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -54,7 +56,7 @@ struct Arguments {
     #[arg(long, value_name = "NAME=URL[,pid=N][,user=NAME:PASSWORD]", value_parser = Other::parse)]
     target: Vec<Other>,
     /// The folder for all data: the file system that is measured.
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".", global = true)]
     dir: PathBuf,
     /// Lists the cases.
     #[arg(long)]
@@ -65,13 +67,29 @@ struct Arguments {
 enum Part {
     /// The bare push, which the harness starts for itself.
     #[command(hide = true)]
-    LimitReceive { dir: PathBuf },
+    LimitReceive { path: PathBuf },
+    /// Makes a store of very many small blobs in `--dir`.
+    MakeStore {
+        /// How many; one in a hundred is a large one.
+        #[arg(long, default_value_t = 10_000_000)]
+        blobs: u64,
+    },
+    /// Measures opening and using the store that `make-store` made in `--dir`.
+    OpenStore {
+        /// One phase alone.
+        #[arg(long)]
+        phase: Option<Phase>,
+    },
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Part::LimitReceive { dir }) = &arguments.part {
-        return limits::receive(dir);
+    match &arguments.part {
+        Some(Part::LimitReceive { path }) => return limits::receive(path),
+        Some(Part::MakeStore { blobs }) => return store::make(&arguments.dir, *blobs),
+        Some(Part::OpenStore { phase: None }) => return store::measure(&arguments.dir),
+        Some(Part::OpenStore { phase: Some(phase) }) => return store::measure_phase(&arguments.dir, *phase),
+        None => {}
     }
     if arguments.list {
         for case in workload::rows().iter().flat_map(|row| &row.cases) {

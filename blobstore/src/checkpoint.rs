@@ -1,8 +1,10 @@
 //! Writing and loading checkpoints.
 //!
 //! What must stay true: a checkpoint is taken from a log position that everything applied before it is part of; the superblock
-//! names it only when it is durable whole; one that does not validate is as good as none.
+//! names it only when it and the partitions that it names are durable whole; one that does not validate, or misses a partition, is as
+//! good as none.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::disk::{Access, Disk, File};
@@ -12,13 +14,20 @@ use crate::format::checkpoint::{
     CheckpointHeader, ENTRY_LINKS_MAX, Entry, FRAME_BYTES_SOFT, FRAME_HEADER_BYTES, HEADER_BYTES,
     RawFrameHeader, encode_frame, file_name, number_of,
 };
+use crate::format::partition::PartitionName;
 use crate::format::record::{SESSION_CRCS_MAX, SessionRecord};
 use crate::format::seal::Key;
 use crate::format::{INDEX_FOLDER, SegmentId};
 use crate::health::Failed;
-use crate::locator::{Blob, Change, Link, SHARDS};
+use crate::locator::{Blob, Link, SHARDS, Tally};
+use crate::merge::{Held, Merges, Threshold};
+use crate::partition::Partition;
+use crate::segment::table::Live;
 use crate::session::Logged;
 use crate::sync::{Arc, Ordering, lock};
+
+#[cfg(test)]
+mod tests;
 
 struct Writer<'a> {
     file: Arc<dyn File>,
@@ -55,7 +64,9 @@ impl Writer<'_> {
 
 impl Engine {
     /// Writes a checkpoint while commits go on. Blocks on the disk.
-    pub(crate) fn write_checkpoint(&self) -> Result<(), Refusal> {
+    ///
+    /// Deltas of more than `threshold` become part of new partitions.
+    pub(crate) fn write_checkpoint(&self, threshold: Threshold) -> Result<(), Refusal> {
         if let Some(refusal) = self.health.refusal() {
             return Err(refusal);
         }
@@ -78,8 +89,10 @@ impl Engine {
             replay_offset_bytes,
             entries: 0,
         };
-        if let Err(failed) = self.fill_checkpoint(&name, header) {
+        let mut merges = Merges::default();
+        if let Err(failed) = self.fill_checkpoint(&name, header, threshold, &mut merges) {
             drop(self.disk.remove(&name));
+            self.give_up_merges(merges);
             // Nothing depends on it: the log still says everything.
             return Err(self.health.failed(&name, &failed));
         }
@@ -87,24 +100,41 @@ impl Engine {
             self.disk.sync_dir(INDEX_FOLDER).map_err(Failed::flush).and_then(|()| {
                 self.superblocks.update(&*self.disk, |superblock| superblock.checkpoint = number)
             });
-        // The file stays: a superblock that could not be written may name it all the same.
-        named.map_err(|failed| self.health.failed(&name, &failed))?;
+        if let Err(failed) = named {
+            // The files stay: a superblock that could not be written may name them all the same.
+            self.keep_old_partitions(merges);
+            return Err(self.health.failed(&name, &failed));
+        }
+        self.end_merges(merges);
         self.replay_from.store(replay_segment.0, Ordering::Release);
         // The one before stays: the other superblock names it.
         remove_checkpoints(&*self.disk, |other| other + 1 < number);
+        self.remove_partitions();
         Ok(())
     }
 
-    fn fill_checkpoint(&self, name: &str, header: CheckpointHeader) -> Result<(), Failed> {
+    fn fill_checkpoint(
+        &self,
+        name: &str,
+        header: CheckpointHeader,
+        threshold: Threshold,
+        merges: &mut Merges,
+    ) -> Result<(), Failed> {
         // Left over from an attempt that was interrupted.
         drop(self.disk.remove(name));
         let file = self.disk.create(name, HEADER_BYTES as u64, Access::Cached).map_err(Failed::write)?;
-        self.write_entries(&file, header).map_err(Failed::write)?;
+        self.write_entries(&file, header, threshold, merges)?;
         file.sync().map_err(Failed::flush)
     }
 
     /// Writes frames and header, without flushing them.
-    fn write_entries(&self, file: &Arc<dyn File>, header: CheckpointHeader) -> io::Result<()> {
+    fn write_entries(
+        &self,
+        file: &Arc<dyn File>,
+        header: CheckpointHeader,
+        threshold: Threshold,
+        merges: &mut Merges,
+    ) -> Result<(), Failed> {
         let mut writer = Writer {
             file: Arc::clone(file),
             key: &self.key,
@@ -115,48 +145,79 @@ impl Engine {
         };
         for (segment, held) in self.segments.snapshot() {
             let (epoch, end_bytes, tombstones) = (held.epoch, held.end_bytes, held.tombstones);
-            writer.put(&Entry::Segment { segment, epoch, end_bytes, tombstones })?;
+            writer.put(&Entry::Segment { segment, epoch, end_bytes, tombstones }).map_err(Failed::write)?;
         }
         for segment in self.segments.dropped() {
-            writer.put(&Entry::Dropped { segment })?;
+            writer.put(&Entry::Dropped { segment }).map_err(Failed::write)?;
         }
         for index in 0..SHARDS {
-            // The entries are gathered under the lock and written without it.
-            let entries: Vec<Entry> = {
-                let shard = self.locator.shard(index);
-                shard.blobs.iter().flat_map(|(digest, blob)| blob_entries(*digest, blob)).collect()
-            };
-            for entry in &entries {
-                writer.put(entry)?;
+            let held = self.gather_shard(index, threshold, merges)?;
+            for entry in shard_entries(index, &held) {
+                writer.put(&entry).map_err(Failed::write)?;
             }
         }
         for logged in self.sessions.logged() {
             for entry in session_entries(&logged) {
-                writer.put(&entry)?;
+                writer.put(&entry).map_err(Failed::write)?;
             }
         }
-        writer.close_frame()?;
-        file.write_at(&writer.header.encode(&self.key), 0)
+        writer.close_frame().map_err(Failed::write)?;
+        file.write_at(&writer.header.encode(&self.key), 0).map_err(Failed::write)
     }
 
-    /// Loads the checkpoint of that number into the locator; `None` when it is missing or damaged, and then nothing was loaded.
+    /// Loads the checkpoint of that number into the locator; `None` when it or a partition that it names is missing or damaged, and
+    /// then nothing was loaded.
     pub(crate) fn load_checkpoint(&self, number: u64) -> io::Result<Option<CheckpointHeader>> {
         let Some((header, entries)) = read_checkpoint(&*self.disk, &self.key, number)? else {
             return Ok(None);
         };
+        // Without its sums a shard would seem to have nothing that lives in any log segment.
+        let has_shards =
+            entries.iter().filter(|entry| matches!(entry, Entry::Shard { .. })).count() == SHARDS;
+        if !has_shards {
+            return Ok(None);
+        }
+        let mut partitions = BTreeMap::new();
+        for entry in &entries {
+            if let Entry::Shard { shard, partition: Some((number, seal)), .. } = entry {
+                let name = PartitionName { number: *number, shard: *shard };
+                let opened = Partition::open(&*self.disk, &self.key, name, Some(*seal))?;
+                let Some(partition) = opened else { return Ok(None) };
+                partitions.insert(*shard, Arc::new(partition));
+            }
+        }
+        let mut last = None;
         for entry in entries {
-            self.load_entry(entry);
+            self.load_entry(entry, &mut partitions, &mut last);
         }
         Ok(Some(header))
     }
 
-    fn load_entry(&self, entry: Entry) {
+    /// Takes an entry up. `last` is the shard or blob that the entry before was of.
+    fn load_entry(&self, entry: Entry, partitions: &mut BTreeMap<u8, Arc<Partition>>, last: &mut Option<u8>) {
         match entry {
             Entry::Segment { segment, end_bytes, tombstones, .. } => {
                 self.segments.advance(segment, end_bytes);
                 self.segments.set_tombstones(segment, tombstones);
             }
             Entry::Dropped { segment } => self.segments.mark_dropped(segment),
+            Entry::Shard { shard, blobs, bytes, links, garbage, .. } => {
+                *last = Some(shard);
+                let tally = Tally { blobs, bytes, links, garbage, ..Tally::default() };
+                let partition = partitions.remove(&shard);
+                self.locator.shard_mut(usize::from(shard)).load_partition(partition, tally);
+            }
+            Entry::Live { segments } => {
+                let Some(shard) = last else { return };
+                let mut shard = self.locator.shard_mut(usize::from(*shard));
+                for (segment, records, bytes) in segments {
+                    let signed = |figure: u64| i64::try_from(figure).unwrap_or(i64::MAX);
+                    let live = Live { records: signed(records), bytes: signed(bytes) };
+                    shard.tally.live.insert(segment, live);
+                    self.segments.add_live(segment, live);
+                }
+            }
+            Entry::Gone { digest } => self.locator.write(&digest).load(digest, None),
             Entry::Blob {
                 digest,
                 len_bytes,
@@ -174,17 +235,13 @@ impl Engine {
                     unlinked_since_ms,
                     ..Blob::new(record_segment)
                 };
-                let live = blob.live(digest.algorithm()).unwrap_or_default();
-                self.segments.add_live(record_segment, live);
-                self.locator.count_blob(len_bytes, Change::Added);
-                self.locator.write(&digest).blobs.insert(digest, blob);
+                self.locator.write(&digest).load(digest, Some(blob));
             }
             Entry::Links { digest, links } => {
                 let mut shard = self.locator.write(&digest);
-                let Some(blob) = shard.blobs.get_mut(&digest) else { return };
-                self.locator.count_links(links.len(), Change::Added);
+                // It follows its blob.
+                let Some(blob) = shard.edit_marks(&digest) else { return };
                 for (repository, generation, segment) in links {
-                    self.segments.add_live(segment, Link::live(digest.algorithm()));
                     blob.insert_link(Link { repository, generation, segment });
                 }
             }
@@ -194,6 +251,27 @@ impl Engine {
             }
         }
     }
+}
+
+/// What a checkpoint has of a shard.
+fn shard_entries(index: usize, held: &Held) -> Vec<Entry> {
+    let Tally { blobs, bytes, links, garbage, live } = &held.snapshot.tally;
+    let partition = held.partition.as_ref().map(|partition| (partition.header.name.number, partition.seal));
+    let shard = u8::try_from(index).unwrap_or(u8::MAX);
+    let (blobs, bytes, links, garbage) = (*blobs, *bytes, *links, *garbage);
+    let mut entries = vec![Entry::Shard { shard, partition, blobs, bytes, links, garbage }];
+    let unsigned = |figure: i64| u64::try_from(figure).unwrap_or(0);
+    let live: Vec<(SegmentId, u64, u64)> =
+        live.iter().map(|(segment, live)| (*segment, unsigned(live.records), unsigned(live.bytes))).collect();
+    entries.extend(live.chunks(ENTRY_LINKS_MAX).map(|live| Entry::Live { segments: live.to_vec() }));
+    // A partition that was made for this checkpoint has them.
+    for (digest, blob) in held.snapshot.delta.iter().filter(|_| !held.is_merged) {
+        match blob {
+            Some(blob) => entries.extend(blob_entries(*digest, blob)),
+            None => entries.push(Entry::Gone { digest: *digest }),
+        }
+    }
+    entries
 }
 
 fn blob_entries(digest: crate::digest::Digest, blob: &Blob) -> Vec<Entry> {

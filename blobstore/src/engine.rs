@@ -12,6 +12,7 @@ use crate::disk::{Disk, Lock};
 use crate::error::Refusal;
 use crate::format::batch::{NewRecord, payload_place};
 use crate::format::checkpoint::Location;
+use crate::format::partition::PartitionName;
 use crate::format::record::{Body, Record};
 use crate::format::seal::{Key, Place};
 use crate::format::{Lsn, RESERVE_FOLDER, SegmentId, footprint};
@@ -21,6 +22,7 @@ use crate::lending::Lending;
 use crate::locator::{Blob, Change, Link, Locator};
 use crate::log::{Ending, Fate, Log, Marks, Purpose, Ticket};
 use crate::options::{Options, Threading};
+use crate::partition::PageError;
 use crate::pool::Pool;
 use crate::recent::Recent;
 use crate::repository::RepositoryKey;
@@ -56,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) log: Log,
     /// Blobs that lost their last link, by when. An entry may be outdated; the blob itself says.
     pub(crate) garbage: Mutex<BTreeSet<(u64, Digest)>>,
+    /// Whether that of the partitions of the opening is among it.
+    pub(crate) garbage_is_loaded: AtomicBool,
     /// Until then nothing is unlinked or collected: leases of before the opening are not known.
     pub(crate) fenced_until_ms: AtomicU64,
     /// Solo files whose commit failed.
@@ -66,6 +70,10 @@ pub(crate) struct Engine {
     pub(crate) quarantines: AtomicU64,
     /// Held while a checkpoint is written.
     pub(crate) checkpointing: Mutex<()>,
+    /// Number of the next partition.
+    pub(crate) next_partition: AtomicU64,
+    /// The partitions of the newest checkpoint.
+    pub(crate) partitions_before: Mutex<BTreeSet<PartitionName>>,
     /// Whether a collection is under way.
     pub(crate) collecting: AtomicBool,
     /// Whether the orphans of before the opening were looked for.
@@ -118,7 +126,7 @@ impl Engine {
             Body::Delete { digest } => self.apply_delete(digest),
             Body::Corrupt { digest, location } => {
                 // One that was pushed again while the record was on its way lies elsewhere, and is whole.
-                if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest)
+                if let Some(Some(blob)) = self.indexed(self.locator.write(digest).edit(digest))
                     && (location.is_none() || *location == blob.location)
                 {
                     blob.quarantined = true;
@@ -147,8 +155,8 @@ impl Engine {
         record_lsn: Lsn,
     ) {
         let mut shard = self.locator.write(digest);
-        let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
-        let old_live = blob.live(digest.algorithm());
+        let Some(blob) = self.indexed(shard.edit_or_new(digest, segment)) else { return };
+        let old_live = blob.live(digest.algorithm()).unwrap_or_default();
         let old = blob.location.replace(location);
         let (old_len, old_segment) = (blob.len_bytes, blob.record_segment);
         blob.len_bytes = len_bytes;
@@ -156,12 +164,18 @@ impl Engine {
         blob.record_lsn = record_lsn;
         blob.quarantined = false;
         let live = blob.live(digest.algorithm()).unwrap_or_default();
+        let is_new_garbage = old.is_none() && blob.is_garbage();
+        shard.tally.count_blob(len_bytes, segment, live, Change::Added);
+        if old.is_some() {
+            shard.tally.count_blob(old_len, old_segment, old_live, Change::Removed);
+        }
+        if is_new_garbage {
+            shard.tally.count_garbage(Change::Added);
+        }
         drop(shard);
         self.segments.add_live(segment, live);
-        self.locator.count_blob(len_bytes, Change::Added);
         if let Some(old) = old {
-            self.segments.remove_live(old_segment, old_live.unwrap_or_default());
-            self.locator.count_blob(old_len, Change::Removed);
+            self.segments.remove_live(old_segment, old_live);
             if old != location {
                 self.discard(&old);
             }
@@ -169,46 +183,97 @@ impl Engine {
     }
 
     fn apply_link(&self, repository: RepositoryKey, digest: &Digest, lsn: Lsn, segment: SegmentId) {
+        let live = Link::live(digest.algorithm());
         let mut shard = self.locator.write(digest);
-        let blob = shard.blobs.entry(*digest).or_insert_with(|| Blob::new(segment));
+        let Some(blob) = self.indexed(shard.edit_or_new(digest, segment)) else { return };
+        let was_garbage = blob.is_garbage();
         let old = blob.insert_link(Link { repository, generation: lsn, segment });
         blob.unlinked_since_ms = 0;
+        shard.tally.count_link(segment, live, Change::Added);
+        if let Some(old) = &old {
+            shard.tally.count_link(old.segment, live, Change::Removed);
+        }
+        if was_garbage {
+            shard.tally.count_garbage(Change::Removed);
+        }
         drop(shard);
-        let live = Link::live(digest.algorithm());
         self.segments.add_live(segment, live);
-        match old {
-            Some(old) => self.segments.remove_live(old.segment, live),
-            None => self.locator.count_links(1, Change::Added),
+        if let Some(old) = old {
+            self.segments.remove_live(old.segment, live);
         }
     }
 
     fn apply_unlink(&self, repository: RepositoryKey, digest: &Digest, time_ms: u64) {
         let mut shard = self.locator.write(digest);
-        let Some(blob) = shard.blobs.get_mut(digest) else { return };
+        let live = Link::live(digest.algorithm());
+        let Some(Some(blob)) = self.indexed(shard.edit(digest)) else { return };
         let Some(old) = blob.remove_link(repository) else { return };
         let unlinked = blob.links.is_empty();
         if unlinked {
             blob.unlinked_since_ms = time_ms.max(1);
         }
+        let is_garbage = blob.is_garbage();
+        shard.tally.count_link(old.segment, live, Change::Removed);
+        if is_garbage {
+            shard.tally.count_garbage(Change::Added);
+        }
         drop(shard);
-        self.segments.remove_live(old.segment, Link::live(digest.algorithm()));
-        self.locator.count_links(1, Change::Removed);
+        self.segments.remove_live(old.segment, live);
         if unlinked {
             lock(&self.garbage).insert((time_ms.max(1), *digest));
         }
     }
 
     fn apply_delete(&self, digest: &Digest) {
-        let Some(blob) = self.locator.write(digest).blobs.remove(digest) else { return };
-        for link in &blob.links {
-            self.segments.remove_live(link.segment, Link::live(digest.algorithm()));
-        }
-        self.locator.count_links(blob.links.len(), Change::Removed);
-        if let Some(location) = blob.location {
-            self.segments.remove_live(blob.record_segment, blob.live(digest.algorithm()).unwrap_or_default());
-            self.locator.count_blob(blob.len_bytes, Change::Removed);
+        if let Some(Some(blob)) = self.indexed(self.forget_blob(digest))
+            && let Some(location) = blob.location
+        {
             self.discard(&location);
         }
+    }
+
+    /// Takes a blob and its links out of the locator and of what is live.
+    pub(crate) fn forget_blob(&self, digest: &Digest) -> Result<Option<Blob>, PageError> {
+        let link_live = Link::live(digest.algorithm());
+        let mut shard = self.locator.write(digest);
+        let Some(blob) = shard.remove(digest)? else { return Ok(None) };
+        for link in &blob.links {
+            shard.tally.count_link(link.segment, link_live, Change::Removed);
+            self.segments.remove_live(link.segment, link_live);
+        }
+        if let Some(live) = blob.live(digest.algorithm()) {
+            shard.tally.count_blob(blob.len_bytes, blob.record_segment, live, Change::Removed);
+            self.segments.remove_live(blob.record_segment, live);
+        }
+        if blob.is_garbage() {
+            shard.tally.count_garbage(Change::Removed);
+        }
+        Ok(Some(blob))
+    }
+
+    /// What the index said; `None` when it could not be read, and then the store is poisoned.
+    pub(crate) fn indexed<T>(&self, said: Result<T, PageError>) -> Option<T> {
+        said.map_err(|failed| self.index_failed(failed)).ok()
+    }
+
+    /// Sees to a page of the index that is needed for a decision or a change, and cannot be had. A damaged partition is removed: the
+    /// next opening finds the checkpoint without it, and reads the log instead.
+    pub(crate) fn index_failed(&self, failed: PageError) -> Refusal {
+        let name = failed.name.file_name();
+        if failed.is_damage() {
+            drop(self.disk.remove(&name));
+        }
+        self.locator.set_broken();
+        self.health.failed(&name, &Failed::index(failed.error))
+    }
+
+    /// The same for a lookup that decides nothing: a device that fails harms that lookup alone.
+    pub(crate) fn lookup_failed(&self, failed: PageError) -> std::io::Error {
+        let error = std::io::Error::new(failed.error.kind(), failed.error.to_string());
+        if failed.is_damage() {
+            self.index_failed(failed);
+        }
+        error
     }
 
     /// Frees the bytes of a blob whose record counts no more. Those in a log segment go with the segment. In recovery nothing is
@@ -274,7 +339,7 @@ impl Engine {
 
     fn uncount_links(&self, marks: &Marks) {
         for digest in &marks.links_coming {
-            if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest) {
+            if let Some(blob) = self.locator.write(digest).edit_marks(digest) {
                 blob.links_coming = blob.links_coming.saturating_sub(1);
             }
         }
@@ -288,7 +353,7 @@ impl Engine {
         }
         for digest in &marks.condemned {
             let mut shard = self.locator.write(digest);
-            if let Some(blob) = shard.blobs.get_mut(digest) {
+            if let Some(blob) = shard.edit_marks(digest) {
                 blob.condemned = false;
                 if blob.links.is_empty() {
                     lock(&self.garbage).insert((blob.unlinked_since_ms, *digest));

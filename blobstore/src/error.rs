@@ -14,8 +14,11 @@ pub enum Refusal {
     /// The disk is full, or a quota is. Deletions still work; everything does again when space returns.
     #[error("no space left on the disk")]
     NoSpace,
-    /// A flush, or a write of the log, failed before: what is on disk is unknown until the store is opened again.
-    #[error("the store was poisoned by a failed flush or write of its log; it must be opened again")]
+    /// A flush, or a write of the log, failed before, and what is on disk is unknown until the store is opened again; or the index
+    /// is damaged, which that heals.
+    #[error(
+        "the store was poisoned by a failed flush or write of its log, or by damage of its index; it must be opened again"
+    )]
     Poisoned,
     /// The log is damaged, or the file system is mounted read-only.
     #[error("the store is read-only")]

@@ -14,6 +14,7 @@ use crate::format::checkpoint::Location;
 use crate::format::record::Body;
 use crate::locator::SHARDS;
 use crate::log::{Marks, Purpose, Ticket};
+use crate::partition::PageError;
 use crate::solo;
 use crate::sync::{Arc, Ordering, lock};
 
@@ -60,6 +61,7 @@ impl Engine {
         let Some(_turn) = Turn::take(self).filter(|_| !self.is_fenced(now_ms)) else {
             return Ok(collected);
         };
+        self.load_garbage(now_ms).map_err(|failed| self.index_failed(failed))?;
         self.redate_garbage(now_ms);
         let mut tickets = Vec::new();
         for (since_ms, digest) in self.candidates(now_ms, budget) {
@@ -82,6 +84,37 @@ impl Engine {
         Ok(collected)
     }
 
+    /// Once after an opening: lists what the partitions have without link.
+    fn load_garbage(&self, now_ms: u64) -> Result<(), PageError> {
+        if self.garbage_is_loaded.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        for index in 0..SHARDS {
+            let partition = self.locator.shard(index).partition().cloned();
+            for (since_ms, digest) in partition.map_or_else(|| Ok(Vec::new()), |it| it.garbage())? {
+                if since_ms == 0 {
+                    // Its partition was made while the link was on its way, which then did not come.
+                    self.date_garbage(&digest, now_ms)?;
+                } else {
+                    lock(&self.garbage).insert((since_ms, digest));
+                }
+            }
+        }
+        self.garbage_is_loaded.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn date_garbage(&self, digest: &Digest, now_ms: u64) -> Result<(), PageError> {
+        let mut shard = self.locator.write(digest);
+        let is_undated =
+            shard.find(digest)?.is_some_and(|blob| blob.is_garbage() && blob.unlinked_since_ms == 0);
+        if is_undated && let Some(blob) = shard.edit(digest)? {
+            blob.unlinked_since_ms = now_ms.max(1);
+            lock(&self.garbage).insert((now_ms.max(1), *digest));
+        }
+        Ok(())
+    }
+
     /// Dates garbage no more than a grace time ahead. A clock that once ran ahead, or the log of that time, would hold it back
     /// for as long as the clock was ahead.
     fn redate_garbage(&self, now_ms: u64) {
@@ -93,7 +126,7 @@ impl Engine {
             let mut shard = self.locator.write(&digest);
             let mut garbage = lock(&self.garbage);
             garbage.remove(&(since_ms, digest));
-            if let Some(blob) = shard.blobs.get_mut(&digest)
+            if let Some(Some(blob)) = self.indexed(shard.edit(&digest))
                 && blob.links.is_empty()
                 && blob.unlinked_since_ms == since_ms
             {
@@ -116,8 +149,8 @@ impl Engine {
 
     fn condemn(&self, since_ms: u64, digest: &Digest, now_ms: u64) -> Result<Option<(Ticket, u64)>, Refusal> {
         let mut shard = self.locator.write(digest);
-        let blob = shard.blobs.get_mut(digest);
-        let Some(blob) = blob.filter(|blob| blob.links.is_empty() && blob.unlinked_since_ms == since_ms)
+        let found = shard.find(digest).map_err(|failed| self.index_failed(failed))?;
+        let Some(blob) = found.filter(|blob| blob.links.is_empty() && blob.unlinked_since_ms == since_ms)
         else {
             lock(&self.garbage).remove(&(since_ms, *digest));
             return Ok(None);
@@ -128,9 +161,12 @@ impl Engine {
         let record = NewRecord { body: Body::Delete { digest: *digest }, payload: Bytes::new() };
         let marks = Marks { condemned: vec![*digest], ..Marks::default() };
         let ticket = self.log.enqueue(vec![record], Purpose::Reclaim, marks, now_ms)?;
-        blob.condemned = true;
+        let len_bytes = blob.len_bytes;
+        if let Some(Some(blob)) = self.indexed(shard.edit(digest)) {
+            blob.condemned = true;
+        }
         lock(&self.garbage).remove(&(since_ms, *digest));
-        Ok(Some((ticket, blob.len_bytes)))
+        Ok(Some((ticket, len_bytes)))
     }
 
     /// Removes log segments in which nothing counts any more.
@@ -186,24 +222,36 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         let swept = self.pool.run(move || {
-            let wanted = engine.solo_files_in_use();
+            let wanted = engine.solo_files_in_use().map_err(|failed| engine.lookup_failed(failed))?;
             let current = u64::from(engine.epoch);
             solo::sweep(&*engine.disk, |segment| segment.0 >> 32 >= current || wanted.contains(&segment))
         });
         swept.await.and_then(Result::ok).map_or(0, |(files, _)| files)
     }
 
-    /// Solo files that a blob or a session names.
-    pub(crate) fn solo_files_in_use(&self) -> std::collections::HashSet<SegmentId> {
+    /// Solo files that a blob or a session names, and some that one named a moment ago.
+    ///
+    /// A partition is gone through without the shard's lock: what it has and the delta has not is in use, and stays so or is removed
+    /// by whoever ends that.
+    fn solo_files_in_use(&self) -> Result<std::collections::HashSet<SegmentId>, PageError> {
         let mut wanted: std::collections::HashSet<SegmentId> =
             self.sessions.solo_segments().into_iter().collect();
         for index in 0..SHARDS {
-            for blob in self.locator.shard(index).blobs.values() {
-                if let Some(Location::Solo { segment, .. }) = blob.location {
+            let partition = {
+                let shard = self.locator.shard(index);
+                for (_, blob) in shard.changed() {
+                    if let Some(Location::Solo { segment, .. }) = blob.location {
+                        wanted.insert(segment);
+                    }
+                }
+                shard.partition().cloned()
+            };
+            for blob in partition.iter().flat_map(|partition| partition.walk()) {
+                if let Location::Solo { segment, .. } = blob?.location {
                     wanted.insert(segment);
                 }
             }
         }
-        wanted
+        Ok(wanted)
     }
 }

@@ -17,7 +17,7 @@ pub enum StoreState {
         /// What is lost.
         damage: Vec<Damage>,
     },
-    /// A flush, or a write of the log, failed: no further write is acknowledged; the process should end, so that the store is
+    /// A flush, or a write of the log, failed, or the index is damaged: no further write is acknowledged; the process should end, so that the store is
     /// opened anew.
     Poisoned {
         /// Which file, and what the disk said.
@@ -79,6 +79,7 @@ enum Step {
     Write,
     LogWrite,
     Flush,
+    Index,
 }
 
 impl Failed {
@@ -90,6 +91,11 @@ impl Failed {
     /// A write of what commits go on from: a batch, a segment, a folder.
     pub(crate) fn log_write(error: io::Error) -> Failed {
         Failed { step: Step::LogWrite, error }
+    }
+
+    /// A read of the index for what has to be changed.
+    pub(crate) fn index(error: io::Error) -> Failed {
+        Failed { step: Step::Index, error }
     }
 
     /// A flush, of a file or a folder.
@@ -122,12 +128,14 @@ impl Health {
     /// What a failed call means for the store; every part of the engine asks here.
     ///
     /// - A failed flush poisons, whatever it says: the kernel calls the pages clean after it, and a second flush would lie.
+    /// - An index that cannot be read poisons: what is known of blobs and links would part from the log. The log says everything;
+    ///   the next opening makes the index anew.
     /// - A full disk, a quota and a read-only file system refuse, and heal: nothing was written, or nothing counts on it.
     /// - Any other failed write of the log poisons: whether the device still does what it is told is not known.
     /// - Any other failed write refuses what it was for, and harms nothing.
     pub(crate) fn failed(&self, name: &str, failed: &Failed) -> Refusal {
         match (failed.step, refusal_of(&failed.error)) {
-            (Step::Flush, _) | (Step::LogWrite, None) => self.poison(name, &failed.error),
+            (Step::Flush | Step::Index, _) | (Step::LogWrite, None) => self.poison(name, &failed.error),
             (Step::Write | Step::LogWrite, Some(refusal)) => refusal,
             (Step::Write, None) => Refusal::WriteFailed,
         }

@@ -1,20 +1,27 @@
 //! The locator: which blobs there are, where their bytes lie, and which repositories hold them.
 //!
-//! It is derived from the log and kept in memory, in shards by digest, each behind its lock. What must stay true: an entry
-//! shows only what is durable; whoever decides on what it sees (link, lease, delete) enqueues the record while holding the
-//! shard's lock, so that of a link and a deletion one comes first and the other sees it.
+//! It is derived from the log, in shards by digest, each behind its lock. A shard is a partition, an immutable file that is read a page
+//! at a time, and what changed since that was written: the delta, in memory. A lookup asks the delta first. Whatever is to be
+//! changed is brought into the delta; a checkpoint writes small deltas out and merges large ones into new partitions (`merge.rs`).
+//!
+//! What must stay true: an entry shows only what is durable; whoever decides on what it sees (link, lease, delete) enqueues the
+//! record while holding the shard's lock, so that of a link and a deletion one comes first and the other sees it; a page that cannot be
+//! had is an error, never an absence.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::digest::{Algorithm, Digest};
 use crate::format::checkpoint::Location;
+use crate::format::partition::{StoredBlob, StoredLinks, order, shard_of};
 use crate::format::{Lsn, SegmentId, footprint};
+use crate::partition::{PageError, Partition};
 use crate::repository::RepositoryKey;
 use crate::segment::table::Live;
-use crate::sync::{AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
+use crate::sync::{Arc, AtomicBool, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
 
 /// Number of shards.
-pub(crate) const SHARDS: usize = 64;
+pub(crate) const SHARDS: usize = crate::format::partition::SHARDS;
 
 /// A blob.
 #[derive(Clone, Debug)]
@@ -71,6 +78,36 @@ impl Blob {
         }
     }
 
+    /// What a partition has of it.
+    fn of(stored: &StoredBlob, partition: &Partition) -> Result<Blob, PageError> {
+        let links = partition.links_of(stored)?;
+        let link = |(repository, generation, segment)| Link { repository, generation, segment };
+        Ok(Blob {
+            len_bytes: stored.len_bytes,
+            location: Some(stored.location),
+            record_lsn: stored.record_lsn,
+            quarantined: stored.quarantined,
+            unlinked_since_ms: stored.unlinked_since_ms,
+            links: links.into_iter().map(link).collect(),
+            ..Blob::new(stored.record_segment)
+        })
+    }
+
+    /// What a partition is to have of it; `None` when no record places it yet.
+    pub(crate) fn stored(&self, digest: Digest) -> Option<StoredBlob> {
+        let links = self.links.iter().map(|link| (link.repository, link.generation, link.segment));
+        Some(StoredBlob {
+            digest,
+            len_bytes: self.len_bytes,
+            record_segment: self.record_segment,
+            record_lsn: self.record_lsn,
+            location: self.location?,
+            quarantined: self.quarantined,
+            unlinked_since_ms: self.unlinked_since_ms,
+            links: StoredLinks::Here(links.collect()),
+        })
+    }
+
     /// What its record takes of `record_segment`, when it has one.
     pub(crate) fn live(&self, algorithm: Algorithm) -> Option<Live> {
         let bytes = match self.location? {
@@ -83,6 +120,16 @@ impl Blob {
     /// Whether it can be served, linked and leased.
     pub(crate) fn is_served(&self) -> bool {
         self.location.is_some() && !self.quarantined && !self.condemned
+    }
+
+    /// Whether it waits for its grace time to end.
+    pub(crate) fn is_garbage(&self) -> bool {
+        self.location.is_some() && self.links.is_empty()
+    }
+
+    /// Whether it says more than a checkpoint keeps.
+    fn is_marked(&self) -> bool {
+        self.condemned || self.links_coming > 0 || self.location.is_none()
     }
 
     pub(crate) fn link(&self, repository: RepositoryKey) -> Option<&Link> {
@@ -107,74 +154,51 @@ impl Blob {
     }
 }
 
-/// One shard: its blobs, and the pins on them.
-#[derive(Debug, Default)]
-pub(crate) struct Shard {
-    pub(crate) blobs: HashMap<Digest, Blob>,
-    /// How many manifests on their way into the catalog need the link.
-    pub(crate) pins: HashMap<(RepositoryKey, Digest), u32>,
+/// What a lookup for serving needs of a blob.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Served {
+    pub(crate) len_bytes: u64,
+    pub(crate) location: Location,
 }
 
-impl Shard {
-    /// The blob, when the repository holds it and it can be served.
-    pub(crate) fn linked(&self, repository: RepositoryKey, digest: &Digest) -> Option<&Blob> {
-        self.blobs.get(digest).filter(|blob| blob.is_served() && blob.link(repository).is_some())
+/// What a shard adds up to. Changed under the shard's lock together with what it counts, so that a checkpoint has both as they
+/// belong together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) blobs: u64,
+    pub(crate) bytes: u64,
+    pub(crate) links: u64,
+    /// Blobs without link.
+    pub(crate) garbage: u64,
+    /// What the shard's blobs and links take of each log segment.
+    pub(crate) live: BTreeMap<SegmentId, Live>,
+}
+
+impl Tally {
+    pub(crate) fn count_blob(&mut self, len_bytes: u64, segment: SegmentId, live: Live, change: Change) {
+        count(&mut self.blobs, 1, change);
+        count(&mut self.bytes, len_bytes, change);
+        self.count_live(segment, live, change);
     }
-}
 
-/// All shards.
-#[derive(Debug)]
-pub(crate) struct Locator {
-    shards: Vec<RwLock<Shard>>,
-    /// Blobs and their bytes, for the statistics.
-    pub(crate) blobs: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-    pub(crate) links: AtomicU64,
-}
+    pub(crate) fn count_link(&mut self, segment: SegmentId, live: Live, change: Change) {
+        count(&mut self.links, 1, change);
+        self.count_live(segment, live, change);
+    }
 
-impl Locator {
-    pub(crate) fn new() -> Locator {
-        Locator {
-            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            blobs: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            links: AtomicU64::new(0),
+    pub(crate) fn count_garbage(&mut self, change: Change) {
+        count(&mut self.garbage, 1, change);
+    }
+
+    fn count_live(&mut self, segment: SegmentId, live: Live, change: Change) {
+        let held = self.live.entry(segment).or_default();
+        match change {
+            Change::Added => held.add(live),
+            Change::Removed => held.remove(live),
         }
-    }
-
-    /// The shard of a digest.
-    pub(crate) fn shard_of(digest: &Digest) -> usize {
-        usize::from(digest.bytes()[0]) % SHARDS
-    }
-
-    pub(crate) fn read(&self, digest: &Digest) -> RwLockReadGuard<'_, Shard> {
-        read(&self.shards[Locator::shard_of(digest)])
-    }
-
-    pub(crate) fn write(&self, digest: &Digest) -> RwLockWriteGuard<'_, Shard> {
-        write(&self.shards[Locator::shard_of(digest)])
-    }
-
-    /// A shard by its number, below [`SHARDS`].
-    pub(crate) fn shard(&self, index: usize) -> RwLockReadGuard<'_, Shard> {
-        read(&self.shards[index % SHARDS])
-    }
-
-    /// Locks the shards of all `digests`, in the order of their numbers, so that two callers never wait for each other.
-    pub(crate) fn write_all<'a>(&self, digests: impl Iterator<Item = &'a Digest>) -> LockedShards<'_> {
-        let mut numbers: Vec<usize> = digests.map(Locator::shard_of).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        LockedShards(numbers.into_iter().map(|number| (number, write(&self.shards[number]))).collect())
-    }
-
-    pub(crate) fn count_blob(&self, len_bytes: u64, change: Change) {
-        count(&self.blobs, 1, change);
-        count(&self.bytes, len_bytes, change);
-    }
-
-    pub(crate) fn count_links(&self, links: usize, change: Change) {
-        count(&self.links, links as u64, change);
+        if *held == Live::default() {
+            self.live.remove(&segment);
+        }
     }
 }
 
@@ -185,11 +209,284 @@ pub(crate) enum Change {
     Removed,
 }
 
-fn count(counter: &AtomicU64, by: u64, change: Change) {
-    match change {
-        Change::Added => counter.fetch_add(by, Ordering::Relaxed),
-        Change::Removed => counter.fetch_sub(by, Ordering::Relaxed),
+fn count(counter: &mut u64, by: u64, change: Change) {
+    *counter = match change {
+        Change::Added => counter.saturating_add(by),
+        Change::Removed => counter.saturating_sub(by),
     };
+}
+
+/// What changed of a blob since the partition was written.
+#[derive(Clone, Debug)]
+struct Slot {
+    /// Higher than that of every earlier change in the shard.
+    stamp: u64,
+    /// `None` when the blob is gone, although the partition may have it.
+    blob: Option<Blob>,
+}
+
+/// One shard: its blobs, and the pins on them.
+#[derive(Debug, Default)]
+pub(crate) struct Shard {
+    delta: HashMap<Digest, Slot>,
+    partition: Option<Arc<Partition>>,
+    pub(crate) tally: Tally,
+    stamp: u64,
+    /// Whether a partition is being made of what the shard was: what goes meanwhile must be remembered as gone.
+    is_merging: bool,
+    /// How many manifests on their way into the catalog need the link.
+    pub(crate) pins: HashMap<(RepositoryKey, Digest), u32>,
+}
+
+/// A shard as it was at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) partition: Option<Arc<Partition>>,
+    pub(crate) tally: Tally,
+    /// What changed since the partition; `None` is gone.
+    pub(crate) delta: Vec<(Digest, Option<Blob>)>,
+    /// No change in it is newer.
+    pub(crate) stamp: u64,
+}
+
+impl Shard {
+    /// The blob, when the repository holds it and it can be served.
+    pub(crate) fn linked(
+        &self,
+        repository: RepositoryKey,
+        digest: &Digest,
+    ) -> Result<Option<Served>, PageError> {
+        if let Some(slot) = self.delta.get(digest) {
+            let blob = slot.blob.as_ref();
+            let blob = blob.filter(|blob| blob.is_served() && blob.link(repository).is_some());
+            return Ok(blob.and_then(|blob| {
+                blob.location.map(|location| Served { len_bytes: blob.len_bytes, location })
+            }));
+        }
+        let Some(partition) = &self.partition else { return Ok(None) };
+        let Some(stored) = partition.find(digest)?.filter(|stored| !stored.quarantined) else {
+            return Ok(None);
+        };
+        let is_linked = partition.is_linked(&stored, repository)?;
+        Ok(is_linked.then_some(Served { len_bytes: stored.len_bytes, location: stored.location }))
+    }
+
+    /// Where the bytes of a blob lie, if anything of it changed since the partition was written or its page can be had.
+    pub(crate) fn location(&self, digest: &Digest) -> Option<Location> {
+        match self.delta.get(digest) {
+            Some(slot) => slot.blob.as_ref()?.location,
+            None => self.partition.as_ref()?.find(digest).ok()?.map(|stored| stored.location),
+        }
+    }
+
+    /// The blob with all its links.
+    pub(crate) fn find(&self, digest: &Digest) -> Result<Option<Cow<'_, Blob>>, PageError> {
+        if let Some(slot) = self.delta.get(digest) {
+            return Ok(slot.blob.as_ref().map(Cow::Borrowed));
+        }
+        Ok(self.find_stored(digest)?.map(Cow::Owned))
+    }
+
+    fn find_stored(&self, digest: &Digest) -> Result<Option<Blob>, PageError> {
+        let Some(partition) = &self.partition else { return Ok(None) };
+        let stored = partition.find(digest)?;
+        stored.map(|stored| Blob::of(&stored, partition)).transpose()
+    }
+
+    /// The blob, to be changed.
+    pub(crate) fn edit(&mut self, digest: &Digest) -> Result<Option<&mut Blob>, PageError> {
+        if !self.delta.contains_key(digest) {
+            let Some(blob) = self.find_stored(digest)? else { return Ok(None) };
+            self.delta.insert(*digest, Slot { stamp: 0, blob: Some(blob) });
+        }
+        self.stamp += 1;
+        Ok(self.delta.get_mut(digest).and_then(|slot| {
+            slot.stamp = self.stamp;
+            slot.blob.as_mut()
+        }))
+    }
+
+    /// The blob to be changed, or a new one that a record in `segment` speaks of.
+    pub(crate) fn edit_or_new(
+        &mut self,
+        digest: &Digest,
+        segment: SegmentId,
+    ) -> Result<&mut Blob, PageError> {
+        if !self.delta.contains_key(digest) {
+            let blob = self.find_stored(digest)?;
+            self.delta.insert(*digest, Slot { stamp: 0, blob });
+        }
+        self.stamp += 1;
+        let slot = self.delta.entry(*digest).or_insert(Slot { stamp: 0, blob: None });
+        slot.stamp = self.stamp;
+        Ok(slot.blob.get_or_insert_with(|| Blob::new(segment)))
+    }
+
+    /// The blob, if anything of it changed since the partition was written: to change what is marked in memory alone.
+    pub(crate) fn edit_marks(&mut self, digest: &Digest) -> Option<&mut Blob> {
+        self.delta.get_mut(digest)?.blob.as_mut()
+    }
+
+    /// Takes the blob out.
+    pub(crate) fn remove(&mut self, digest: &Digest) -> Result<Option<Blob>, PageError> {
+        let blob = match self.delta.remove(digest) {
+            Some(slot) => slot.blob,
+            None => self.find_stored(digest)?,
+        };
+        if self.partition.is_some() || self.is_merging {
+            self.stamp += 1;
+            self.delta.insert(*digest, Slot { stamp: self.stamp, blob: None });
+        }
+        Ok(blob)
+    }
+
+    /// Puts in what a checkpoint has: a blob, or that it is gone.
+    pub(crate) fn load(&mut self, digest: Digest, blob: Option<Blob>) {
+        self.stamp += 1;
+        self.delta.insert(digest, Slot { stamp: self.stamp, blob });
+    }
+
+    /// Takes up the partition and the sums of a checkpoint.
+    pub(crate) fn load_partition(&mut self, partition: Option<Arc<Partition>>, tally: Tally) {
+        (self.partition, self.tally) = (partition, tally);
+    }
+
+    /// How much changed since the partition was written.
+    pub(crate) fn delta_len(&self) -> usize {
+        self.delta.len()
+    }
+
+    pub(crate) fn partition(&self) -> Option<&Arc<Partition>> {
+        self.partition.as_ref()
+    }
+
+    /// What changed since the partition was written, without what is gone.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = (&Digest, &Blob)> {
+        self.delta.iter().filter_map(|(digest, slot)| Some((digest, slot.blob.as_ref()?)))
+    }
+
+    /// The shard as it is. What goes from now on is remembered as gone until [`Shard::end_merge`].
+    pub(crate) fn begin_merge(&mut self) -> Snapshot {
+        self.is_merging = true;
+        self.snapshot()
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let delta = self.delta.iter().map(|(digest, slot)| (*digest, slot.blob.clone())).collect();
+        Snapshot { partition: self.partition.clone(), tally: self.tally.clone(), delta, stamp: self.stamp }
+    }
+
+    /// Goes over to the partition that was made of a snapshot with that stamp, if it was made, and forgets what is in it.
+    pub(crate) fn end_merge(&mut self, merged: Option<Arc<Partition>>, stamp: u64) {
+        self.is_merging = false;
+        if let Some(partition) = merged {
+            self.partition = Some(partition);
+            self.delta
+                .retain(|_, slot| slot.stamp > stamp || slot.blob.as_ref().is_some_and(Blob::is_marked));
+            self.delta.shrink_to_fit();
+        }
+    }
+}
+
+impl Snapshot {
+    /// Every blob that is placed, in the order of the digests.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = Result<StoredBlob, PageError>> {
+        // Not under the shard's lock.
+        let mut sorted: Vec<&(Digest, Option<Blob>)> = self.delta.iter().collect();
+        sorted.sort_unstable_by(|one, other| order(&one.0, &other.0));
+        let mut changed = sorted.into_iter().peekable();
+        let mut stored = self.partition.as_deref().map(|partition| (partition, partition.walk()));
+        let mut held: Option<Result<StoredBlob, PageError>> = None;
+        std::iter::from_fn(move || {
+            loop {
+                if held.is_none() {
+                    held = stored.as_mut().and_then(|(_, walk)| walk.next());
+                }
+                let old = match held.take() {
+                    Some(Err(error)) => return Some(Err(error)),
+                    Some(Ok(old)) => Some(old),
+                    None => None,
+                };
+                let ordering = match (&old, changed.peek()) {
+                    (None, None) => return None,
+                    (Some(_), None) => std::cmp::Ordering::Less,
+                    (None, Some(_)) => std::cmp::Ordering::Greater,
+                    (Some(old), Some((digest, _))) => order(&old.digest, digest),
+                };
+                if ordering.is_lt() {
+                    let (old, (partition, _)) = (old?, stored.as_ref()?);
+                    let links = partition.links_of(&old).map(StoredLinks::Here);
+                    return Some(links.map(|links| StoredBlob { links, ..old }));
+                }
+                if ordering.is_gt() {
+                    held = old.map(Ok);
+                }
+                if let Some(blob) = changed.next().and_then(|(digest, blob)| blob.as_ref()?.stored(*digest)) {
+                    return Some(Ok(blob));
+                }
+            }
+        })
+    }
+}
+
+/// All shards.
+#[derive(Debug)]
+pub(crate) struct Locator {
+    shards: Vec<RwLock<Shard>>,
+    /// Whether a change could not be made, because a page could not be had: the locator is not what the log says any more.
+    pub(crate) is_broken: AtomicBool,
+}
+
+impl Locator {
+    pub(crate) fn new() -> Locator {
+        Locator {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            is_broken: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn read(&self, digest: &Digest) -> RwLockReadGuard<'_, Shard> {
+        read(&self.shards[shard_of(digest)])
+    }
+
+    pub(crate) fn write(&self, digest: &Digest) -> RwLockWriteGuard<'_, Shard> {
+        write(&self.shards[shard_of(digest)])
+    }
+
+    /// A shard by its number, below [`SHARDS`].
+    pub(crate) fn shard(&self, index: usize) -> RwLockReadGuard<'_, Shard> {
+        read(&self.shards[index % SHARDS])
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn shard_mut(&self, index: usize) -> RwLockWriteGuard<'_, Shard> {
+        write(&self.shards[index % SHARDS])
+    }
+
+    /// Locks the shards of all `digests`, in the order of their numbers, so that two callers never wait for each other.
+    pub(crate) fn write_all<'a>(&self, digests: impl Iterator<Item = &'a Digest>) -> LockedShards<'_> {
+        let mut numbers: Vec<usize> = digests.map(shard_of).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        LockedShards(numbers.into_iter().map(|number| (number, write(&self.shards[number]))).collect())
+    }
+
+    /// What all shards add up to, but for log segments.
+    pub(crate) fn total(&self) -> Tally {
+        let mut total = Tally::default();
+        for index in 0..SHARDS {
+            let shard = self.shard(index);
+            total.blobs += shard.tally.blobs;
+            total.bytes += shard.tally.bytes;
+            total.links += shard.tally.links;
+            total.garbage += shard.tally.garbage;
+        }
+        total
+    }
+
+    /// Says that a change could not be made.
+    pub(crate) fn set_broken(&self) {
+        self.is_broken.store(true, Ordering::Release);
+    }
 }
 
 /// Several locked shards.
@@ -198,7 +495,7 @@ pub(crate) struct LockedShards<'a>(Vec<(usize, RwLockWriteGuard<'a, Shard>)>);
 impl LockedShards<'_> {
     /// The shard of a digest that was among those locked.
     pub(crate) fn of(&mut self, digest: &Digest) -> Option<&mut Shard> {
-        let number = Locator::shard_of(digest);
+        let number = shard_of(digest);
         self.0.iter_mut().find(|(held, _)| *held == number).map(|(_, shard)| &mut **shard)
     }
 }

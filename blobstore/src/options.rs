@@ -41,6 +41,9 @@ pub struct Options {
     pub recent_bytes_max: u64,
     /// Longest blob in bytes.
     pub blob_bytes_max: u64,
+    /// Changes of a part of the index (one of 64) that a checkpoint writes down one by one at most; more make a new file of the
+    /// part. Set by tests; otherwise the engine decides by what is usual for its size.
+    pub index_delta_max: Option<usize>,
     /// Random bytes: key (32) and uuid (16) of a store that is made now.
     pub entropy: [u8; 48],
     /// How to wait for the disk.
@@ -65,6 +68,7 @@ impl Options {
             // Five thousand manifests or configurations of common size.
             recent_bytes_max: 32 * 1024 * 1024,
             blob_bytes_max: 1 << 40,
+            index_delta_max: None,
             entropy,
             threading: Threading::Pool { storage_threads: 4 },
         }

@@ -277,8 +277,11 @@ impl BlobReader {
 
 fn locate(engine: &Engine, repository: RepositoryKey, digest: &Digest) -> Result<(u64, Source), ReadError> {
     let shard = engine.locator.read(digest);
-    let blob = shard.linked(repository, digest).ok_or(ReadError::Unknown)?;
-    let location = blob.location.ok_or(ReadError::Unknown)?;
+    let found = shard.linked(repository, digest);
+    let found =
+        found.map_err(|failed| ReadError::Io { digest: *digest, error: engine.lookup_failed(failed) })?;
+    let blob = found.ok_or(ReadError::Unknown)?;
+    let location = blob.location;
     let source = match location {
         Location::Inline(place) => {
             let file = engine.segments.file(place.segment).ok_or(ReadError::Unknown)?;
@@ -292,7 +295,7 @@ fn locate(engine: &Engine, repository: RepositoryKey, digest: &Digest) -> Result
 /// Sets a blob aside: at once in memory, and in the log for after a restart.
 fn quarantine(engine: &Engine, digest: &Digest, source: &Source) {
     let mut shard = engine.locator.write(digest);
-    let Some(blob) = shard.blobs.get_mut(digest) else { return };
+    let Some(Some(blob)) = engine.indexed(shard.edit(digest)) else { return };
     // Pushed again or moved meanwhile: what was bad is not what is served.
     if blob.quarantined || blob.location != Some(source.location()) {
         return;

@@ -12,6 +12,7 @@ use crate::engine::{Engine, RESERVE_NAME};
 use crate::error::OpenError;
 use crate::format::batch::ValidBatch;
 use crate::format::checkpoint::{CheckpointHeader, Location};
+use crate::format::partition::PartitionName;
 use crate::format::record::Body;
 use crate::format::seal::{Key, Seal};
 use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader, UNKNOWN_SEAL};
@@ -20,7 +21,7 @@ use crate::format::{INDEX_FOLDER, LOG_FOLDER, Lsn, RESERVE_FOLDER, SegmentId};
 use crate::health::{Damage, Failed, Health, StoreState};
 use crate::lease::Leases;
 use crate::lending::Lending;
-use crate::locator::{Change, Locator, SHARDS};
+use crate::locator::{Locator, SHARDS};
 use crate::log::Log;
 use crate::options::{Options, Threading};
 use crate::pool::Pool;
@@ -47,7 +48,16 @@ struct End {
     previous: Option<Previous>,
     next_lsn: Lsn,
     time_ms: u64,
+    /// Records since deltas were last looked at.
+    records: usize,
 }
+
+/// Blobs of a shard that a replay holds in memory: 2 million in all, in 600 MB. More are written to partitions as they come, so that a
+/// store of any size can be read back.
+const SPILL_BLOBS: usize = 32 * 1024;
+
+/// Records between two looks at the deltas: half of what may be in them.
+const SPILL_CHECK_RECORDS: usize = SPILL_BLOBS * SHARDS / 2;
 
 /// Opens the store on `disk`, whose `lock` is held.
 pub(crate) fn open(
@@ -66,11 +76,20 @@ pub(crate) fn open(
     let writable = begin_epoch(&*disk, &stored, &segments.found, now_ms)?;
     let epoch = writable.as_ref().unwrap_or(&stored).epoch;
     let superblock = writable.as_ref().unwrap_or(&stored).clone();
-    let engine = assemble(disk, lock, options, key, superblock, epoch, now_ms)?;
-    for segment in segments.found.values() {
-        engine.insert_segment(segment)?;
+    let mut engine = assemble(disk, lock, options, key, superblock, epoch, now_ms)?;
+    let known = damage.clone();
+    let mut end = engine.replay(&stored, &segments.found, &mut damage)?;
+    if engine.locator.is_broken.load(Ordering::Acquire) {
+        // The checkpoint led to a page that is damaged. The log alone says the same.
+        engine.forget_everything();
+        damage = known;
+        let without_checkpoint = Superblock { checkpoint: 0, ..stored.clone() };
+        end = engine.replay(&without_checkpoint, &segments.found, &mut damage)?;
+        if engine.locator.is_broken.load(Ordering::Acquire) {
+            let error = io::Error::other("what was just written to the index cannot be read");
+            return Err(OpenError::Io { name: INDEX_FOLDER.to_owned(), error });
+        }
     }
-    let end = engine.replay(&stored, &segments.found, &mut damage)?;
     engine.finish_recovery(&segments, end, damage, writable.is_some(), now_ms)
 }
 
@@ -198,6 +217,9 @@ fn assemble(
             Pool::threads(storage_threads).map_err(OpenError::io("storage threads"))?
         }
     };
+    let names = disk.list(INDEX_FOLDER).map_err(OpenError::io(INDEX_FOLDER))?;
+    let numbers = names.iter().filter_map(|name| PartitionName::from_file_name(name));
+    let next_partition = numbers.map(|name| name.number).max().unwrap_or(0).saturating_add(1);
     let lease_ms = options.lease_ms;
     let lending = Arc::new(Lending::new(options.read_ahead_bytes_max));
     let recent = Recent::new(options.recent_bytes_max);
@@ -219,6 +241,7 @@ fn assemble(
         solos: Solos::new(epoch),
         log: Log::new(None, 1, 1, now_ms),
         garbage: Mutex::default(),
+        garbage_is_loaded: AtomicBool::new(false),
         abandoned: Mutex::default(),
         fenced_until_ms: AtomicU64::new(0),
         // Not serving yet.
@@ -226,12 +249,25 @@ fn assemble(
         quarantines: AtomicU64::new(0),
         collecting: AtomicBool::new(false),
         checkpointing: Mutex::default(),
+        next_partition: AtomicU64::new(next_partition),
+        partitions_before: Mutex::default(),
         swept: Mutex::new(false),
         _lock: lock,
     })
 }
 
 impl Engine {
+    /// Goes back to before the replay.
+    fn forget_everything(&mut self) {
+        self.locator = Locator::new();
+        self.segments = Table::default();
+        self.sessions = Sessions::default();
+        self.solos = Solos::new(self.epoch);
+        self.garbage = Mutex::default();
+        self.health = Health::new(StoreState::Writable);
+        self.replay_from = AtomicU64::new(u64::MAX);
+    }
+
     fn insert_segment(&self, segment: &OnDisk) -> Result<(), OpenError> {
         let name = segment.header.id.log_name();
         let file = self.disk.open(&name, Access::Cached).map_err(OpenError::io(&name))?;
@@ -250,11 +286,14 @@ impl Engine {
         found: &BTreeMap<SegmentId, OnDisk>,
         damage: &mut Vec<Damage>,
     ) -> Result<End, OpenError> {
+        for segment in found.values() {
+            self.insert_segment(segment)?;
+        }
         let checkpoint = match stored.checkpoint {
             0 => None,
             number => self.load_checkpoint(number).map_err(OpenError::io(INDEX_FOLDER))?,
         };
-        let mut end = End { previous: None, next_lsn: 1, time_ms: 0 };
+        let mut end = End { previous: None, next_lsn: 1, time_ms: 0, records: 0 };
         if let Some(checkpoint) = &checkpoint {
             end.next_lsn = checkpoint.next_lsn;
         }
@@ -346,6 +385,20 @@ impl Engine {
         }
         end.next_lsn = end.next_lsn.max(batch.first_lsn + batch.records.len() as u64);
         end.time_ms = end.time_ms.max(batch.time_ms);
+        end.records += batch.records.len();
+        // Tests that ask for small deltas want them small here, too.
+        let (blobs_max, records_max) =
+            self.options.index_delta_max.map_or((SPILL_BLOBS, SPILL_CHECK_RECORDS), |blobs| (blobs, 1));
+        if end.records >= records_max {
+            end.records = 0;
+            let is_long = |index: &usize| self.locator.shard(*index).delta_len() > blobs_max;
+            let long: Vec<usize> = (0..SHARDS).filter(is_long).collect();
+            if !long.is_empty() {
+                // They end by blobs that are in memory.
+                self.forget_finished_sessions();
+            }
+            long.into_iter().for_each(|index| self.spill(index));
+        }
     }
 
     fn finish_recovery(
@@ -371,6 +424,7 @@ impl Engine {
         if state == StoreState::Writable {
             self.make_tail_durable(end.previous)?;
             self.remove_leftovers(segments)?;
+            self.sweep_partitions();
             self.refill_reserve();
         }
         self.health = Health::new(state);
@@ -386,8 +440,9 @@ impl Engine {
         if sessions.is_empty() {
             return;
         }
+        // Checkpoints have no such session, so that only what came behind it can have ended one.
         for index in 0..SHARDS {
-            for blob in self.locator.shard(index).blobs.values() {
+            for (_, blob) in self.locator.shard(index).changed() {
                 if let Some(Location::Solo { segment, .. }) = &blob.location
                     && let Some(session) = sessions.get(segment)
                 {
@@ -399,11 +454,11 @@ impl Engine {
         }
     }
 
-    /// Lists what can be collected, and drops what is only half known: links whose blob's record is lost in damage.
+    /// Lists what can be collected of what changed since the checkpoint (the rest is listed by the first collection), and drops what is only half known: links whose blob's record is lost in damage.
     fn settle_blobs(&self, now_ms: u64, damage: &mut Vec<Damage>) {
         let mut half_known = Vec::new();
         for index in 0..SHARDS {
-            for (digest, blob) in &self.locator.shard(index).blobs {
+            for (digest, blob) in self.locator.shard(index).changed() {
                 if blob.location.is_none() {
                     half_known.push(*digest);
                 } else if blob.links.is_empty() {
@@ -414,13 +469,12 @@ impl Engine {
             }
         }
         for (since_ms, digest) in lock(&self.garbage).iter() {
-            if let Some(blob) = self.locator.write(digest).blobs.get_mut(digest) {
+            if let Some(blob) = self.locator.write(digest).edit_marks(digest) {
                 blob.unlinked_since_ms = *since_ms;
             }
         }
         for digest in half_known {
-            if let Some(blob) = self.locator.write(&digest).blobs.remove(&digest) {
-                self.locator.count_links(blob.links.len(), Change::Removed);
+            if let Some(Some(_)) = self.indexed(self.forget_blob(&digest)) {
                 damage.push(Damage::Blob { digest });
             }
         }

@@ -138,7 +138,7 @@ impl Engine {
             // Whoever deletes the blob takes it out of the locator first and closes the file then. When it is out already, the
             // file may have been closed before it was kept, and would hold its space for as long as it stays open.
             let shard = self.locator.read(digest);
-            let location = shard.blobs.get(digest).and_then(|blob| blob.location);
+            let location = shard.location(digest);
             if !matches!(location, Some(Location::Solo { segment: held, .. }) if held == segment) {
                 self.solos.forget(segment);
             }

@@ -3,6 +3,8 @@
 //! Operations that wait are plain `std` futures; `now_ms` is milliseconds since 1970, passed in. `Ok` from anything that writes
 //! means durable. Dropping a store without [`Store::close`] is safe, and costs the next opening a replay.
 
+use std::io;
+
 use bytes::Bytes;
 
 use crate::digest::{Algorithm, Digest};
@@ -16,6 +18,7 @@ use crate::gc::Collected;
 use crate::health::StoreState;
 use crate::locator::{LockedShards, SHARDS};
 use crate::log::{Marks, Purpose, Ticket};
+use crate::merge::Threshold;
 use crate::options::{Options, Threading};
 use crate::reader::BlobReader;
 use crate::recovery;
@@ -165,7 +168,7 @@ impl Store {
             return Err(refusal);
         }
         engine.seal_log()?;
-        engine.write_checkpoint()
+        engine.write_checkpoint(engine.threshold(Threshold::CLOSING))
     }
 
     fn stop(&mut self) {
@@ -186,7 +189,10 @@ impl Store {
         now_ms: u64,
     ) -> Result<BlobStat, ReadError> {
         let shard = self.engine.locator.read(digest);
-        let blob = shard.linked(repository, digest).ok_or(ReadError::Unknown)?;
+        let found = shard.linked(repository, digest);
+        let found = found
+            .map_err(|failed| ReadError::Io { digest: *digest, error: self.engine.lookup_failed(failed) })?;
+        let blob = found.ok_or(ReadError::Unknown)?;
         self.engine.leases.grant(repository, digest, now_ms);
         Ok(BlobStat { digest: *digest, len_bytes: blob.len_bytes })
     }
@@ -199,10 +205,10 @@ impl Store {
         BlobReader::open(Arc::clone(&self.engine), repository, *digest)
     }
 
-    /// Repositories that hold the blob, at most `limit`.
+    /// Repositories that hold the blob, at most `limit`; none when the index cannot be read.
     pub fn holders(&self, digest: &Digest, limit: usize) -> Vec<RepositoryKey> {
         let shard = self.engine.locator.read(digest);
-        let blob = shard.blobs.get(digest).filter(|blob| blob.is_served());
+        let blob = self.engine.indexed(shard.find(digest)).flatten().filter(|blob| blob.is_served());
         blob.map(|blob| blob.links.iter().take(limit).map(|link| link.repository).collect())
             .unwrap_or_default()
     }
@@ -210,7 +216,7 @@ impl Store {
     /// The generation of a link, for [`Store::unlink_if`].
     pub fn link_generation(&self, repository: RepositoryKey, digest: &Digest) -> Option<Lsn> {
         let shard = self.engine.locator.read(digest);
-        shard.blobs.get(digest)?.link(repository).map(|link| link.generation)
+        self.engine.indexed(shard.find(digest))??.link(repository).map(|link| link.generation)
     }
 
     /// Links a blob that `from` holds into `to`. One small commit, whatever the blob's size.
@@ -226,10 +232,11 @@ impl Store {
     ) -> Result<BlobStat, LinkError> {
         let (ticket, stat) = {
             let mut shard = self.engine.locator.write(digest);
-            let len_bytes = shard.linked(from, digest).ok_or(LinkError::Unknown)?.len_bytes;
+            let found = shard.linked(from, digest).map_err(|failed| self.engine.index_failed(failed))?;
+            let len_bytes = found.ok_or(LinkError::Unknown)?.len_bytes;
             let marks = Marks { links_coming: vec![*digest], ..Marks::default() };
             let ticket = self.enqueue(vec![link(to, digest)], Purpose::Store, marks, now_ms)?;
-            if let Some(blob) = shard.blobs.get_mut(digest) {
+            if let Some(Some(blob)) = self.engine.indexed(shard.edit(digest)) {
                 blob.links_coming += 1;
             }
             self.engine.leases.grant(to, digest, now_ms);
@@ -253,7 +260,8 @@ impl Store {
     ) -> Result<(), UnlinkError> {
         let ticket = {
             let shard = self.engine.locator.write(digest);
-            let blob = shard.blobs.get(digest).filter(|blob| !blob.condemned).ok_or(UnlinkError::Unknown)?;
+            let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
+            let blob = found.filter(|blob| !blob.condemned).ok_or(UnlinkError::Unknown)?;
             let link = blob.link(repository).ok_or(UnlinkError::Unknown)?;
             if link.generation != generation || shard.pins.contains_key(&(repository, *digest)) {
                 return Err(UnlinkError::Pinned);
@@ -276,7 +284,8 @@ impl Store {
     ) -> Result<bool, UnlinkError> {
         let ticket = {
             let shard = self.engine.locator.write(digest);
-            let link = shard.blobs.get(digest).and_then(|blob| blob.link(repository));
+            let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
+            let link = found.as_ref().and_then(|blob| blob.link(repository));
             let held = link.is_none_or(|link| link.generation != generation)
                 || shard.pins.contains_key(&(repository, *digest))
                 || self.engine.is_fenced(now_ms)
@@ -316,11 +325,38 @@ impl Store {
         digests.dedup();
         let (pins, ticket) = {
             let mut shards = self.engine.locator.write_all(digests.iter());
-            check_references(&mut shards, repository, references)?;
+            self.check_references(&mut shards, repository, references)?;
             self.enqueue_put(&mut shards, repository, digest, bytes, digests, now_ms)?
         };
         self.engine.wait(ticket).await?;
         Ok(pins)
+    }
+
+    /// Whether the repository holds everything, in the stated lengths.
+    fn check_references(
+        &self,
+        shards: &mut LockedShards<'_>,
+        repository: RepositoryKey,
+        references: &[(Digest, u64)],
+    ) -> Result<(), PutError> {
+        let mut missing = Vec::new();
+        for (digest, stated_bytes) in references {
+            let found = shards.of(digest).map(|shard| shard.linked(repository, digest)).transpose();
+            let found = found.map_err(|failed| self.engine.index_failed(failed))?;
+            match found.flatten().map(|blob| blob.len_bytes) {
+                None => missing.push(*digest),
+                Some(actual_bytes) if actual_bytes != *stated_bytes => {
+                    return Err(PutError::Length {
+                        digest: *digest,
+                        actual_bytes,
+                        stated_bytes: *stated_bytes,
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        missing.dedup();
+        if missing.is_empty() { Ok(()) } else { Err(PutError::Missing(missing)) }
     }
 
     fn enqueue_put(
@@ -334,8 +370,9 @@ impl Store {
     ) -> Result<(Pins, Ticket), Refusal> {
         let mut marks = Marks::default();
         let mut records = Vec::with_capacity(digests.len() + 1);
-        let stored =
-            shards.of(digest).and_then(|shard| shard.blobs.get(digest)).is_some_and(|blob| blob.is_served());
+        let found = shards.of(digest).map(|shard| shard.find(digest)).transpose();
+        let found = found.map_err(|failed| self.engine.index_failed(failed))?;
+        let stored = found.flatten().is_some_and(|blob| blob.is_served());
         if !stored {
             let len_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             let body = Body::Blob { digest: *digest, len_bytes, payload_offset_bytes: 0 };
@@ -350,7 +387,8 @@ impl Store {
         let coming = marks.links_coming.clone();
         let ticket = self.enqueue(records, Purpose::Store, marks, now_ms)?;
         for linked in &coming {
-            if let Some(blob) = shards.of(linked).and_then(|shard| shard.blobs.get_mut(linked)) {
+            let Some(shard) = shards.of(linked) else { continue };
+            if let Some(Some(blob)) = self.engine.indexed(shard.edit(linked)) {
                 blob.links_coming += 1;
             }
         }
@@ -494,7 +532,11 @@ impl Store {
     /// See [`Refusal`].
     pub async fn checkpoint(&self) -> Result<(), Refusal> {
         let engine = Arc::clone(&self.engine);
-        self.engine.pool.run(move || engine.write_checkpoint()).await.unwrap_or(Err(Refusal::Closing))
+        self.engine
+            .pool
+            .run(move || engine.write_checkpoint(engine.threshold(Threshold::SERVING)))
+            .await
+            .unwrap_or(Err(Refusal::Closing))
     }
 
     /// Bytes of log that an opening would replay now.
@@ -504,30 +546,42 @@ impl Store {
         segments.iter().filter(|(id, _)| *id >= replay_from).map(|(_, segment)| segment.end_bytes).sum()
     }
 
-    /// The links of part `page`, below [`Store::LINK_PAGES`].
-    pub fn links_page(&self, page: usize) -> Vec<LinkEntry> {
-        let shard = self.engine.locator.shard(page);
-        let links = shard.blobs.iter().flat_map(|(digest, blob)| {
-            blob.links.iter().map(|link| LinkEntry {
-                digest: *digest,
-                repository: link.repository,
-                generation: link.generation,
-            })
-        });
-        links.collect()
+    /// The links of part `page`, below [`Store::LINK_PAGES`]. Reads a part of the index; blocks on the disk.
+    ///
+    /// # Errors
+    /// Whatever the disk says. After damage the store is poisoned, and whole when it is opened again.
+    pub fn links_page(&self, page: usize) -> io::Result<Vec<LinkEntry>> {
+        let shard = self.engine.locator.shard(page).snapshot();
+        let mut links = Vec::new();
+        for blob in shard.blobs() {
+            let blob = blob.map_err(|failed| self.engine.lookup_failed(failed))?;
+            links.extend(blob.holders().map(|(repository, generation)| LinkEntry {
+                digest: blob.digest,
+                repository,
+                generation,
+            }));
+        }
+        Ok(links)
     }
 
-    /// Blobs that are set aside because their bytes are damaged, with the repositories that hold them.
-    pub fn quarantined(&self) -> Vec<(Digest, Vec<RepositoryKey>)> {
+    /// Blobs that are set aside because their bytes are damaged, with the repositories that hold them. Reads the whole index; blocks
+    /// on the disk.
+    ///
+    /// # Errors
+    /// As [`Store::links_page`].
+    pub fn quarantined(&self) -> io::Result<Vec<(Digest, Vec<RepositoryKey>)>> {
         let mut quarantined = Vec::new();
         for index in 0..SHARDS {
-            for (digest, blob) in &self.engine.locator.shard(index).blobs {
+            let shard = self.engine.locator.shard(index).snapshot();
+            for blob in shard.blobs() {
+                let blob = blob.map_err(|failed| self.engine.lookup_failed(failed))?;
                 if blob.quarantined {
-                    quarantined.push((*digest, blob.links.iter().map(|link| link.repository).collect()));
+                    quarantined
+                        .push((blob.digest, blob.holders().map(|(repository, _)| repository).collect()));
                 }
             }
         }
-        quarantined
+        Ok(quarantined)
     }
 
     /// Whether the store takes writes.
@@ -554,14 +608,15 @@ impl Store {
     /// Figures for the operator.
     pub fn stats(&self) -> Stats {
         let engine = &self.engine;
+        let total = engine.locator.total();
         Stats {
-            blobs: engine.locator.blobs.load(Ordering::Relaxed),
-            blob_bytes: engine.locator.bytes.load(Ordering::Relaxed),
-            links: engine.locator.links.load(Ordering::Relaxed),
+            blobs: total.blobs,
+            blob_bytes: total.bytes,
+            links: total.links,
             sessions: engine.sessions.count() as u64,
             session_memory_bytes: engine.sessions.memory_bytes.load(Ordering::Relaxed),
             log_segments: engine.segments.len() as u64,
-            garbage: lock(&engine.garbage).len() as u64,
+            garbage: total.garbage,
             quarantines: engine.quarantines.load(Ordering::Relaxed),
             disk: engine.disk.counters(),
             free_bytes: engine.disk.free_bytes().unwrap_or(0),
@@ -591,26 +646,4 @@ fn link(repository: RepositoryKey, digest: &Digest) -> NewRecord {
 
 fn unlink(repository: RepositoryKey, digest: &Digest) -> NewRecord {
     NewRecord { body: Body::Unlink { repository, digest: *digest }, payload: Bytes::new() }
-}
-
-/// Whether the repository holds everything, in the stated lengths.
-fn check_references(
-    shards: &mut LockedShards<'_>,
-    repository: RepositoryKey,
-    references: &[(Digest, u64)],
-) -> Result<(), PutError> {
-    let mut missing = Vec::new();
-    for (digest, stated_bytes) in references {
-        let found =
-            shards.of(digest).and_then(|shard| shard.linked(repository, digest).map(|blob| blob.len_bytes));
-        match found {
-            None => missing.push(*digest),
-            Some(actual_bytes) if actual_bytes != *stated_bytes => {
-                return Err(PutError::Length { digest: *digest, actual_bytes, stated_bytes: *stated_bytes });
-            }
-            Some(_) => {}
-        }
-    }
-    missing.dedup();
-    if missing.is_empty() { Ok(()) } else { Err(PutError::Missing(missing)) }
 }

@@ -402,8 +402,8 @@ impl Upload {
         let mut records = Vec::new();
         let mut marks = Marks::default();
         let mut shard = engine.locator.write(&digest);
-        let existing = shard.blobs.get_mut(&digest).filter(|blob| blob.is_served());
-        let exists = existing.is_some();
+        let existing = shard.find(&digest).map_err(|failed| engine.index_failed(failed))?;
+        let exists = existing.is_some_and(|blob| blob.is_served());
         if exists {
             marks.links_coming.push(digest);
         } else {
@@ -420,7 +420,7 @@ impl Upload {
         let file = solo.map(|solo| (solo.segment, fate));
         marks.ending = Some(Ending { session: self.id, is_logged, file });
         let ticket = engine.log.enqueue(records, Purpose::Store, marks, now_ms)?;
-        if let Some(blob) = shard.blobs.get_mut(&digest).filter(|_| exists) {
+        if exists && let Some(Some(blob)) = engine.indexed(shard.edit(&digest)) {
             blob.links_coming += 1;
         }
         engine.leases.grant(self.repository, &digest, now_ms);

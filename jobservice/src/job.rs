@@ -34,6 +34,9 @@ pub(crate) enum JobError {
     /// The store takes no writes.
     #[error(transparent)]
     Store(#[from] Refusal),
+    /// The index of the store could not be read.
+    #[error("the links cannot be listed: {0}")]
+    Index(#[from] std::io::Error),
     /// A link could not be dropped.
     #[error(transparent)]
     Unlink(#[from] UnlinkError),

@@ -4,6 +4,7 @@
 //! may also be a push that is still under way. So it is remembered when first seen, and given up a day later, unless its
 //! repository has an upload session then. A name without a link is damage; nothing can be done about it here but to say so.
 
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -65,7 +66,10 @@ impl Reconcile {
     /// Looks whether each link of a page is named, and gives up those that were not for long. Says how many are not.
     async fn look_for_names(&self, page: usize) -> Result<u64, JobError> {
         let mut unclaimed = Vec::new();
-        for link in self.store.links_page(page) {
+        let store = Arc::clone(&self.store);
+        // It reads a part of the index, which may have to come from the disk.
+        let links = tokio::task::spawn_blocking(move || store.links_page(page)).await;
+        for link in links.map_err(io::Error::other)?? {
             // The generation is older than the answer: a push in between makes a new one, which `unlink_if` refuses.
             if !self.outbox.is_named(link.repository, &link.digest).await? {
                 let (repository, digest, generation) = (link.repository, link.digest, link.generation);

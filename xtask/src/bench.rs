@@ -13,6 +13,18 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     for line in tooling::set_up_bench()? {
         println!("missing: {line}");
     }
+    measure(arguments)
+}
+
+/// Makes a store of so many blobs in `dir`.
+pub(crate) fn make_store(blobs: u64, dir: Option<String>) -> Result<()> {
+    let blobs = blobs.to_string();
+    let mut arguments = vec!["make-store".to_owned(), "--blobs".to_owned(), blobs];
+    arguments.extend(dir.into_iter().flat_map(|dir| ["--dir".to_owned(), dir]));
+    measure(&arguments)
+}
+
+fn measure(arguments: &[String]) -> Result<()> {
     let mut command = Command::new("cargo");
     command
         .current_dir(root()?)

@@ -56,6 +56,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make a store of very many small blobs, for `bench -- open-store`.
+    MakeStore {
+        /// How many.
+        #[arg(long, default_value_t = 10_000_000)]
+        blobs: u64,
+        /// In which folder; by default the one of the other measurements.
+        #[arg(long)]
+        dir: Option<String>,
+    },
     /// Measure whether the time of an answer tells what its words do not: known names, hidden projects, blobs of others.
     Timing {
         /// Samples of each side of a comparison.
@@ -82,6 +91,7 @@ fn main() -> Result<()> {
         Task::Powercut { rounds } => ci::run_some(&[ci::powercut(rounds)]),
         Task::Crash { seconds } => ci::run_some(&[ci::crash(seconds)]),
         Task::Bench { arguments } => bench::run(&arguments),
+        Task::MakeStore { blobs, dir } => bench::make_store(blobs, dir),
         Task::Timing { samples } => ci::run_some(&[ci::timing(samples)]),
         Task::Tidy => tidy(),
         Task::Fuzz { seconds } => ci::run_some(&fuzz::steps(seconds)?),

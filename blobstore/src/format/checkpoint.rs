@@ -4,11 +4,12 @@
 //! entry may already show what a record behind the position says, and replaying that record again changes nothing.
 //!
 //! ```text
-//! header (4096): 0 magic "TAFFCKP2"   8 u64 number   16 uuid[16]   32 u32 epoch   36 u32 frames   40 u64 next lsn
+//! header (4096): 0 magic "TAFFCKP4"   8 u64 number   16 uuid[16]   32 u32 epoch   36 u32 frames   40 u64 next lsn
 //!                48 u64 replay segment   56 u64 replay offset   64 u64 entries   4064 seal[32]
 //! frame:         0 u32 magic "TFFR"   4 u32 body length   8 u32 index   12 u32 entries   32 seal[32]   64 body
 //! ```
 
+use super::partition::SHARDS;
 use super::record::SessionRecord;
 use super::seal::{Key, Kind, Place, SEAL_BYTES, Seal};
 use super::wire::{Fields, put_digest};
@@ -24,12 +25,13 @@ pub const FRAME_HEADER_BYTES: usize = 64;
 pub const FRAME_BYTES_SOFT: usize = 512 * 1024;
 /// No frame's body is longer, in bytes.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
-/// Most links in one entry; more go into further entries.
+/// Most links or log segments in one entry; more go into further entries.
 pub const ENTRY_LINKS_MAX: usize = 4096;
 
-const MAGIC: [u8; 8] = *b"TAFFCKP2";
-/// Of the checkpoints of format 1, which know neither LSNs of blobs nor lengths of session records.
-const MAGIC_OUTDATED: [u8; 8] = *b"TAFFCKP1";
+const MAGIC: [u8; 8] = *b"TAFFCKP4";
+/// Of checkpoints from before there were partitions and sums: nothing can be told from them of what lives in each log segment.
+/// No flipped bit makes the one in use one of these.
+const MAGICS_OUTDATED: [[u8; 8]; 2] = [*b"TAFFCKP1", *b"TAFFCKP2"];
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"TFFR");
 const SEAL_OFFSET: usize = HEADER_BYTES - SEAL_BYTES;
 
@@ -64,7 +66,7 @@ pub fn number_of(file_name: &str) -> Option<u64> {
 
 /// Whether `bytes` begin a checkpoint of an earlier format. Such a one is not read: the log says the same.
 pub fn is_outdated(bytes: &[u8]) -> bool {
-    bytes.starts_with(&MAGIC_OUTDATED)
+    MAGICS_OUTDATED.iter().any(|magic| bytes.starts_with(magic))
 }
 
 impl CheckpointHeader {
@@ -154,6 +156,31 @@ pub enum Entry {
         /// Who holds it, by the LSN of which record, in which log segment.
         links: Vec<(RepositoryKey, Lsn, SegmentId)>,
     },
+    /// A blob of the partition that is gone.
+    Gone {
+        /// Its digest.
+        digest: Digest,
+    },
+    /// What a shard is made of. The blobs behind it, up to the next shard, count instead of what its partition has of them.
+    Shard {
+        /// Which; below [`super::partition::SHARDS`].
+        shard: u8,
+        /// Number of its partition, and the seal of that one's header; `None` when there is none.
+        partition: Option<(u64, Seal)>,
+        /// Blobs, with those in the partition.
+        blobs: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Links.
+        links: u64,
+        /// Blobs without link.
+        garbage: u64,
+    },
+    /// What the blobs and links of the shard before take of log segments.
+    Live {
+        /// Which log segment, how many records of it count, and what these take of it in bytes.
+        segments: Vec<(SegmentId, u64, u64)>,
+    },
     /// An upload session, or further checksums of the session entry before.
     Session {
         /// The log segment with the record.
@@ -230,6 +257,29 @@ impl Entry {
                 session.encode(&mut body);
                 5
             }
+            Entry::Gone { digest } => {
+                put_digest(&mut body, digest);
+                6
+            }
+            Entry::Shard { shard, partition, blobs, bytes, links, garbage } => {
+                body.push(*shard);
+                for figure in [blobs, bytes, links, garbage] {
+                    body.extend_from_slice(&figure.to_le_bytes());
+                }
+                if let Some((number, seal)) = partition {
+                    body.extend_from_slice(&number.to_le_bytes());
+                    body.extend_from_slice(seal);
+                }
+                7
+            }
+            Entry::Live { segments } => {
+                for (segment, records, bytes) in segments {
+                    body.extend_from_slice(&segment.0.to_le_bytes());
+                    body.extend_from_slice(&records.to_le_bytes());
+                    body.extend_from_slice(&bytes.to_le_bytes());
+                }
+                8
+            }
         };
         out.push(number);
         out.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -272,6 +322,22 @@ impl Entry {
                 record_bytes: body.u64()?,
                 session: SessionRecord::decode(&mut body)?,
             },
+            6 => Entry::Gone { digest: body.digest()? },
+            7 => Entry::Shard {
+                shard: body.u8().filter(|shard| usize::from(*shard) < SHARDS)?,
+                blobs: body.u64()?,
+                bytes: body.u64()?,
+                links: body.u64()?,
+                garbage: body.u64()?,
+                partition: if body.is_empty() { None } else { Some((body.u64()?, body.array()?)) },
+            },
+            8 => {
+                let mut segments = Vec::new();
+                while !body.is_empty() {
+                    segments.push((SegmentId(body.u64()?), body.u64()?, body.u64()?));
+                }
+                Entry::Live { segments }
+            }
             _ => return None,
         };
         body.is_empty().then_some((entry, 5 + len))
@@ -427,6 +493,17 @@ mod tests {
             blob(solo),
             Entry::Links { digest, links: vec![(RepositoryKey::new(8).unwrap(), 5, SegmentId(3)); 3] },
             Entry::Session { record_segment: SegmentId(3), record_bytes: 300, session },
+            Entry::Gone { digest },
+            Entry::Shard {
+                shard: 63,
+                partition: Some((3, [4; 32])),
+                blobs: 1,
+                bytes: 2,
+                links: 3,
+                garbage: 4,
+            },
+            Entry::Shard { shard: 0, partition: None, blobs: 0, bytes: 0, links: 0, garbage: 0 },
+            Entry::Live { segments: vec![(SegmentId(1), 2, 3), (SegmentId(4), 5, 6)] },
         ]
     }
 
@@ -449,14 +526,14 @@ mod tests {
             next_lsn: 50,
             replay_segment: SegmentId(3),
             replay_offset_bytes: 8192,
-            entries: 6,
+            entries: 10,
         };
         let encoded = header.encode(&key);
         assert_eq!(CheckpointHeader::decode(&encoded, 6, &key).as_ref(), Some(&header));
         assert_eq!(CheckpointHeader::decode(&encoded, 7, &key), None);
         let mut body = Vec::new();
         entries().iter().for_each(|entry| entry.encode(&mut body));
-        let frame = encode_frame(&key, 6, 2, 4096, 0, 6, &body);
+        let frame = encode_frame(&key, 6, 2, 4096, 0, 10, &body);
         let decode = |frame: &[u8]| {
             let raw = RawFrameHeader::decode(frame)?;
             let body = frame.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + raw.body_len)?;

@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod footprint;
+pub mod partition;
 pub mod payload;
 pub mod record;
 pub mod seal;
@@ -86,7 +87,7 @@ fn number_of_name(digits: &str) -> Option<u64> {
 pub const LOG_FOLDER: &str = "log";
 /// Folder of the solo folders.
 pub const SOLO_FOLDER: &str = "solo";
-/// Folder of checkpoints.
+/// Folder of checkpoints and partitions.
 pub const INDEX_FOLDER: &str = "index";
 /// Folder of the preallocated reserve.
 pub const RESERVE_FOLDER: &str = "reserve";

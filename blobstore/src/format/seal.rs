@@ -26,6 +26,12 @@ pub enum Kind {
     CheckpointHeader,
     /// A frame of a checkpoint.
     CheckpointFrame,
+    /// The header of a partition.
+    PartitionHeader,
+    /// The directory of a partition.
+    PartitionDirectory,
+    /// The table of garbage of a partition.
+    PartitionGarbage,
 }
 
 impl Kind {
@@ -37,6 +43,9 @@ impl Kind {
             Kind::SoloTrailer => 4,
             Kind::CheckpointHeader => 5,
             Kind::CheckpointFrame => 6,
+            Kind::PartitionHeader => 7,
+            Kind::PartitionDirectory => 8,
+            Kind::PartitionGarbage => 9,
         }
     }
 }
@@ -44,7 +53,7 @@ impl Kind {
 /// Where a sealed structure lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file: a segment id, or the number of a checkpoint.
+    /// The file: a segment id, or the number of a checkpoint or partition.
     pub segment: SegmentId,
     /// The epoch in which the file was made; ids are never reused, and this holds even if they were.
     pub epoch: u32,

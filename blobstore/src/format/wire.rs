@@ -38,6 +38,23 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// Seven bits a byte, the lowest first, in as few bytes as can be.
+    pub(super) fn varint(&mut self) -> Option<u64> {
+        let mut number = 0_u64;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits.leading_zeros() < shift || (byte == 0 && shift > 0) {
+                return None;
+            }
+            number |= bits << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
     /// Algorithm number, then the digest's bytes.
     pub(super) fn digest(&mut self) -> Option<Digest> {
         let algorithm = Algorithm::from_number(self.u8()?)?;
@@ -52,6 +69,15 @@ impl<'a> Fields<'a> {
     pub(super) fn is_padding(&self) -> bool {
         self.rest.iter().all(|byte| *byte == 0)
     }
+}
+
+pub(super) fn put_varint(out: &mut Vec<u8>, number: u64) {
+    let mut rest = number;
+    while rest >= 0x80 {
+        out.push(0x80 | (rest & 0x7f).to_le_bytes()[0]);
+        rest >>= 7;
+    }
+    out.push(rest.to_le_bytes()[0]);
 }
 
 pub(super) fn put_digest(out: &mut Vec<u8>, digest: &Digest) {

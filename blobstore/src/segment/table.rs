@@ -39,6 +39,16 @@ impl Live {
     pub(crate) fn record(bytes: u64) -> Live {
         Live { records: 1, bytes: i64::try_from(bytes).unwrap_or(i64::MAX) }
     }
+
+    pub(crate) fn add(&mut self, more: Live) {
+        self.records = self.records.saturating_add(more.records);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
+
+    pub(crate) fn remove(&mut self, less: Live) {
+        self.records = self.records.saturating_sub(less.records);
+        self.bytes = self.bytes.saturating_sub(less.bytes);
+    }
 }
 
 /// All log segments.
@@ -79,13 +89,14 @@ impl Table {
 
     pub(crate) fn add_live(&self, id: SegmentId, live: Live) {
         if let Some(segment) = write(&self.inner).segments.get_mut(&id) {
-            segment.live.records += live.records;
-            segment.live.bytes += live.bytes;
+            segment.live.add(live);
         }
     }
 
     pub(crate) fn remove_live(&self, id: SegmentId, live: Live) {
-        self.add_live(id, Live { records: -live.records, bytes: -live.bytes });
+        if let Some(segment) = write(&self.inner).segments.get_mut(&id) {
+            segment.live.remove(live);
+        }
     }
 
     pub(crate) fn add_tombstone(&self, id: SegmentId) {

@@ -56,6 +56,8 @@ pub(crate) fn options() -> Options {
         grace_ms: GRACE_MS,
         session_idle_ms: SESSION_IDLE_MS,
         session_memory_bytes_max: 2_500_000,
+        // Each checkpoint makes new partitions of whatever changed, and so does each replay.
+        index_delta_max: Some(0),
         threading: Threading::Inline,
         ..Options::new([7; 48])
     }

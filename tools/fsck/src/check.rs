@@ -8,6 +8,7 @@ use std::path::Path;
 use taffrail_blobstore::Digest;
 use taffrail_blobstore::disk::{Access, Disk};
 use taffrail_blobstore::format::checkpoint::{CheckpointHeader, Location, file_name, number_of};
+use taffrail_blobstore::format::partition::PartitionName;
 use taffrail_blobstore::format::record::Body;
 use taffrail_blobstore::format::seal::Key;
 use taffrail_blobstore::format::segment::HEADER_BYTES;
@@ -174,7 +175,7 @@ fn check_checkpoints(
                 let what = format!("the checkpoint is missing; {consequence}");
                 findings.add(Finding::new(Severity::Repairable, Kind::Checkpoint, &name, what));
             }
-            Ok(Checkpoint::Damaged { offset_bytes }) => {
+            Ok(Checkpoint::Damaged { name, offset_bytes }) => {
                 let what = format!("the checkpoint is damaged; {consequence}");
                 let finding = Finding::new(Severity::Repairable, Kind::Checkpoint, &name, what);
                 findings.add(finding.at(offset_bytes, HEADER_BYTES as u64));
@@ -375,7 +376,8 @@ fn settle_half_known(
 
 fn report_unknown_files(disk: &dyn Disk, findings: &mut Findings) -> io::Result<()> {
     let odd_log = disk.list(LOG_FOLDER)?.into_iter().filter(|name| SegmentId::from_file_name(name).is_none());
-    let odd_index = disk.list(INDEX_FOLDER)?.into_iter().filter(|name| number_of(name).is_none());
+    let is_known = |name: &str| number_of(name).is_some() || PartitionName::from_file_name(name).is_some();
+    let odd_index = disk.list(INDEX_FOLDER)?.into_iter().filter(|name| !is_known(name));
     let paths = odd_log
         .map(|name| format!("{LOG_FOLDER}/{name}"))
         .chain(odd_index.map(|name| format!("{INDEX_FOLDER}/{name}")));

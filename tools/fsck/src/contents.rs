@@ -105,7 +105,7 @@ impl Contents {
     /// Takes in an entry of a checkpoint.
     pub(crate) fn load(&mut self, entry: &Entry) {
         match entry {
-            Entry::Segment { .. } => {}
+            Entry::Segment { .. } | Entry::Shard { .. } | Entry::Live { .. } | Entry::Gone { .. } => {}
             Entry::Dropped { segment } => {
                 self.dropped.insert(*segment);
             }

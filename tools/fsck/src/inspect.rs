@@ -140,9 +140,9 @@ fn print_checkpoint(disk: &dyn Disk, key: &Key, number: u64, printer: &mut Print
             &format!("checkpoint {number} of an earlier format"),
             &json!({"checkpoint": number, "state": "outdated"}),
         ),
-        Checkpoint::Damaged { offset_bytes } => printer.print(
-            &format!("checkpoint {number} damaged at {offset_bytes}"),
-            &json!({"checkpoint": number, "state": "damaged", "offset_bytes": offset_bytes}),
+        Checkpoint::Damaged { name, offset_bytes } => printer.print(
+            &format!("checkpoint {number} damaged at {offset_bytes} of {name}"),
+            &json!({"checkpoint": number, "state": "damaged", "file": name, "offset_bytes": offset_bytes}),
         ),
         Checkpoint::Intact(header, _) => printer.print(
             &format!(

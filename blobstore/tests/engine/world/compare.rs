@@ -7,7 +7,7 @@ impl World {
     pub(crate) fn links(&self) -> Outcome<Links> {
         let mut links = Links::new();
         for page in 0..Store::LINK_PAGES {
-            for entry in self.store().links_page(page) {
+            for entry in self.store().links_page(page).map_err(|error| format!("links of {page}: {error}"))? {
                 let blob =
                     catalog::number(&entry.digest).ok_or_else(|| format!("a link to {}", entry.digest))?;
                 let number = catalog::repository_number(entry.repository)

@@ -288,6 +288,32 @@ fn a_damaged_or_missing_checkpoint_loses_nothing() {
 }
 
 #[test]
+fn a_damaged_or_missing_partition_loses_nothing() {
+    let image = Image::usual(Left::Closed);
+    let name = image.partition();
+    let len = fs::read(image.file(&name)).unwrap().len();
+    for (at, page) in [(20, 0), (4096 + 100, 4096), (len - 1, 4096 + 1024)] {
+        image.flip(&name, at);
+        let run = check(image.path());
+        assert_eq!(
+            (run.code, places(&run.finding("checkpoint"))),
+            (1, (name.clone(), page)),
+            "{}",
+            run.stdout
+        );
+        image.flip(&name, at);
+        assert_eq!(check(image.path()).code, 0);
+    }
+    image.remove(&name);
+    assert_eq!(check(image.path()).code, 1);
+    let mut world = image.open();
+    assert!(world.is_writable());
+    world.put(1, 9, 10_000);
+    world.store.close().unwrap();
+    assert_eq!(check(image.path()).code, 0);
+}
+
+#[test]
 fn a_missing_log_segment_is_named() {
     let image = Image::usual(Left::KilledEarly);
     for (index, id) in image.segments().into_iter().enumerate().take(2) {

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use taffrail_blobstore::format::batch::{BATCH_HEADER_BYTES, RawBatchHeader};
 use taffrail_blobstore::format::checkpoint::{CheckpointHeader, Entry, RawFrameHeader};
+use taffrail_blobstore::format::partition::{PAGE_BYTES, Page, PartitionHeader, PartitionName};
 use taffrail_blobstore::format::payload::PayloadHeader;
 use taffrail_blobstore::format::record::Record;
 use taffrail_blobstore::format::seal::{Key, Kind, Place};
@@ -27,6 +28,8 @@ proptest! {
         prop_assert!(Superblock::decode(bytes.get(..4096).unwrap_or_default()).is_err());
         prop_assert!(SegmentHeader::decode(&bytes, id, &key).is_none());
         prop_assert!(CheckpointHeader::decode(&bytes, 7, &key).is_none());
+        let name = PartitionName { number: 7, shard: 3 };
+        prop_assert!(PartitionHeader::decode(&bytes, name, &key).is_none());
         prop_assert!(PayloadHeader::decode(&bytes, &key, place).is_none());
         if let Some(layout) = Layout::new(len % 600_000) {
             prop_assert!(Trailer::decode(&bytes, &key, id, 1, &layout).is_none());
@@ -46,11 +49,40 @@ proptest! {
             record.encode(&mut again);
             prop_assert_eq!(Record::decode(&again), Some((record, again.len())));
         }
-        bytes[0] = kind % 6;
+        bytes[0] = kind % 10;
         if let Some((entry, _)) = Entry::decode(&bytes) {
             let mut again = Vec::new();
             entry.encode(&mut again);
             prop_assert_eq!(Entry::decode(&again), Some((entry, again.len())));
+        }
+    }
+
+    #[test]
+    fn a_page_of_any_entries_whose_checksum_holds_is_read_to_its_end(content in proptest::collection::vec(any::<u8>(), 0..1_016), kind in 0_u16..4, used in 0_u16..1_100) {
+        let name = PartitionName { number: 7, shard: 3 };
+        let header = PartitionHeader {
+            name,
+            epoch: 1,
+            blobs: 1,
+            entry_pages: 1,
+            link_pages: 0,
+            garbage: 0,
+            directory_seal: [0; 32],
+            garbage_seal: [0; 32],
+        };
+        let mut page = vec![0; 4];
+        page.extend_from_slice(&kind.to_le_bytes());
+        page.extend_from_slice(&used.to_le_bytes());
+        page.extend_from_slice(&content);
+        page.resize(PAGE_BYTES, 0);
+        let place = Place { segment: SegmentId(7 | 1 << 63), epoch: 1, offset_bytes: 4096 | 3 << 48 };
+        let crc = key().block_crc(place, &page[4..]);
+        page[..4].copy_from_slice(&crc.to_le_bytes());
+        let key = key();
+        let decoded = Page::decode(&page, &key, &header, 0);
+        prop_assert_eq!(decoded.is_some(), (8..=1_024).contains(&used));
+        if let Some(page) = decoded {
+            prop_assert!(page.blobs().count() <= PAGE_BYTES && (page.links().is_none() || kind == 2));
         }
     }
 

@@ -50,6 +50,8 @@ pub(crate) fn options() -> Options {
         lease_ms: 1_000,
         grace_ms: 1_000,
         threading: Threading::Inline,
+        // Every checkpoint has partitions.
+        index_delta_max: Some(0),
         ..Options::new([7; 48])
     }
 }
@@ -301,9 +303,19 @@ impl Image {
 
     /// The newest checkpoint's name.
     pub(crate) fn checkpoint(&self) -> String {
+        format!("index/{}", self.index_files(".ckp").last().unwrap())
+    }
+
+    /// The newest partition's name.
+    pub(crate) fn partition(&self) -> String {
+        format!("index/{}", self.index_files(".idx").last().unwrap())
+    }
+
+    fn index_files(&self, end: &str) -> Vec<String> {
         let mut found = names(&self.file("index"));
+        found.retain(|name| name.ends_with(end));
         found.sort();
-        format!("index/{}", found.last().unwrap())
+        found
     }
 
     pub(crate) fn key(&self) -> Key {

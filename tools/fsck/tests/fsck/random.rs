@@ -35,6 +35,7 @@ fn files(image: &Image) -> Vec<String> {
     names.extend(image.solos().iter().map(|id| id.solo_name()));
     if image.file("index").read_dir().unwrap().next().is_some() {
         names.push(image.checkpoint());
+        names.push(image.partition());
     }
     names
 }

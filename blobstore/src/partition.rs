@@ -1,0 +1,261 @@
+//! An open partition of the index: lookups in it, and walks through it.
+//!
+//! What must stay true: nothing of a page is believed before its checksum held, each time; a page that cannot be had or is wrong is an
+//! error and never an absence.
+
+use std::io;
+
+use crate::digest::Digest;
+use crate::disk::mapping::Mapping;
+use crate::disk::{Access, Disk, File};
+use crate::format::partition::{
+    HEADER_BYTES, LINKS_PER_PAGE, PAGE_BYTES, Page, PartitionHeader, PartitionName, StoredBlob, StoredLink,
+    StoredLinks, prefix_of,
+};
+use crate::format::seal::{Key, Seal};
+use crate::repository::RepositoryKey;
+use crate::sync::{Arc, AtomicBool, Ordering};
+
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub(crate) use writer::PartitionWriter;
+
+/// Pages that a walk reads at once: 256 KiB.
+const WALK_PAGES: u32 = 256;
+
+/// A page that could not be had, or is not what was written.
+#[derive(Debug)]
+pub(crate) struct PageError {
+    pub(crate) name: PartitionName,
+    pub(crate) error: io::Error,
+}
+
+impl PageError {
+    /// Whether the file itself is wrong, rather than the device at this moment.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self.error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+    }
+}
+
+/// A partition.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) header: PartitionHeader,
+    /// Of the header: what a checkpoint knows the file by.
+    pub(crate) seal: Seal,
+    key: Key,
+    file: Arc<dyn File>,
+    /// The pages, where the disk maps files.
+    mapping: Option<Mapping>,
+    /// First eight bytes of the first digest of each page.
+    directory: Vec<u64>,
+    is_durable: AtomicBool,
+}
+
+impl Partition {
+    /// Opens the file of that name; `None` when it is missing or damaged, or not the one whose header has that seal.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        key: &Key,
+        name: PartitionName,
+        seal: Option<Seal>,
+    ) -> io::Result<Option<Partition>> {
+        match Partition::read(disk, key, name, seal) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                Ok(None)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn read(
+        disk: &dyn Disk,
+        key: &Key,
+        name: PartitionName,
+        seal: Option<Seal>,
+    ) -> io::Result<Option<Partition>> {
+        let file = disk.open(&name.file_name(), Access::Cached)?;
+        let mut bytes = vec![0; HEADER_BYTES];
+        file.read_at(&mut bytes, 0)?;
+        let found = PartitionHeader::seal_of(&bytes);
+        let Some(header) = PartitionHeader::decode(&bytes, name, key) else { return Ok(None) };
+        if seal.is_some_and(|seal| seal != found) || file.len_bytes()? < header.garbage_offset_bytes() {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; to_usize(header.directory_bytes())];
+        file.read_at(&mut bytes, header.directory_offset_bytes())?;
+        let Some(directory) = header.decode_directory(key, &bytes) else { return Ok(None) };
+        let mapping = file.map();
+        let (key, is_durable) = (key.clone(), AtomicBool::new(true));
+        Ok(Some(Partition { header, seal: found, key, file, mapping, directory, is_durable }))
+    }
+
+    /// The same, of which nothing was flushed yet.
+    pub(crate) fn volatile(mut self) -> Partition {
+        self.is_durable = AtomicBool::new(false);
+        self
+    }
+
+    /// Flushes the file, if that was not done.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub(crate) fn make_durable(&self) -> io::Result<()> {
+        if !self.is_durable.load(Ordering::Acquire) {
+            self.file.sync()?;
+            self.is_durable.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Looks a blob up: one page, or two where a page begins with the digest's prefix.
+    ///
+    /// # Errors
+    /// See [`PageError`].
+    pub(crate) fn find(&self, digest: &Digest) -> Result<Option<StoredBlob>, PageError> {
+        let prefix = prefix_of(digest);
+        let behind = self.directory.partition_point(|first| *first <= prefix);
+        let from = self.directory.partition_point(|first| *first < prefix).saturating_sub(1);
+        for index in (from..behind).rev() {
+            let found = self.with_page(to_u32(index), |page| page.find(digest))?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// All links of a blob of this partition.
+    ///
+    /// # Errors
+    /// See [`PageError`].
+    pub(crate) fn links_of(&self, blob: &StoredBlob) -> Result<Vec<StoredLink>, PageError> {
+        match &blob.links {
+            StoredLinks::Here(links) => Ok(links.clone()),
+            StoredLinks::Paged { first_page, count } => {
+                let mut links = Vec::new();
+                for page in 0..link_pages(*count) {
+                    links.extend(self.link_page(first_page.saturating_add(page))?);
+                }
+                if links.len() as u64 == *count { Ok(links) } else { Err(self.damaged()) }
+            }
+        }
+    }
+
+    /// Whether the repository holds a blob of this partition.
+    ///
+    /// # Errors
+    /// See [`PageError`].
+    pub(crate) fn is_linked(&self, blob: &StoredBlob, repository: RepositoryKey) -> Result<bool, PageError> {
+        let is_in = |links: &[StoredLink]| links.binary_search_by_key(&repository, |link| link.0).is_ok();
+        match &blob.links {
+            StoredLinks::Here(links) => Ok(is_in(links)),
+            StoredLinks::Paged { first_page, count } => {
+                let (mut low, mut high) = (0, link_pages(*count));
+                while low < high {
+                    let middle = low + (high - low) / 2;
+                    let links = self.link_page(first_page.saturating_add(middle))?;
+                    let (Some(first), Some(last)) = (links.first(), links.last()) else {
+                        return Err(self.damaged());
+                    };
+                    if repository < first.0 {
+                        high = middle;
+                    } else if repository > last.0 {
+                        low = middle + 1;
+                    } else {
+                        return Ok(is_in(&links));
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    fn link_page(&self, index: u32) -> Result<Vec<StoredLink>, PageError> {
+        if index >= self.header.link_pages {
+            return Err(self.damaged());
+        }
+        self.with_page(self.header.entry_pages + index, |page| page.links())
+    }
+
+    /// Every blob, in the order of the digests.
+    pub(crate) fn walk(&self) -> impl Iterator<Item = Result<StoredBlob, PageError>> {
+        let chunks = (0..self.header.entry_pages).step_by(WALK_PAGES as usize);
+        chunks.flat_map(|from| {
+            let to = from.saturating_add(WALK_PAGES).min(self.header.entry_pages);
+            match self.read_pages(from, to) {
+                Ok(blobs) => blobs.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            }
+        })
+    }
+
+    fn read_pages(&self, from: u32, to: u32) -> Result<Vec<StoredBlob>, PageError> {
+        let mut bytes = vec![0; (to - from) as usize * PAGE_BYTES];
+        let read = self.file.read_at(&mut bytes, self.header.page_offset_bytes(from));
+        read.map_err(|error| PageError { name: self.header.name, error })?;
+        let mut blobs = Vec::new();
+        for (page, index) in bytes.chunks(PAGE_BYTES).zip(from..to) {
+            let page = Page::decode(page, &self.key, &self.header, index).ok_or_else(|| self.damaged())?;
+            for blob in page.blobs() {
+                blobs.push(blob.ok_or_else(|| self.damaged())?);
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// The blobs without link, with since when.
+    ///
+    /// # Errors
+    /// See [`PageError`].
+    pub(crate) fn garbage(&self) -> Result<Vec<(u64, Digest)>, PageError> {
+        if self.header.garbage == 0 {
+            return Ok(Vec::new());
+        }
+        let failed = |error| PageError { name: self.header.name, error };
+        let from = self.header.garbage_offset_bytes();
+        let len = self.file.len_bytes().map_err(failed)?.saturating_sub(from);
+        let mut bytes = vec![0; to_usize(len.min(self.header.garbage_bytes_max()))];
+        self.file.read_at(&mut bytes, from).map_err(failed)?;
+        self.header.decode_garbage(&self.key, &bytes).ok_or_else(|| self.damaged())
+    }
+
+    /// Hands a page to `take`, which says `None` when it is not what it should be.
+    fn with_page<T>(&self, index: u32, take: impl Fn(Page<'_>) -> Option<T>) -> Result<T, PageError> {
+        let offset_bytes = self.header.page_offset_bytes(index);
+        let taken = |bytes: &[u8]| Page::decode(bytes, &self.key, &self.header, index).and_then(&take);
+        let start = to_usize(offset_bytes);
+        let mapped = self.mapping.as_ref().and_then(|mapping| mapping.bytes().get(start..start + PAGE_BYTES));
+        if let Some(found) = mapped.and_then(taken) {
+            return Ok(found);
+        }
+        // A media error under the mapping is zeros there; a read tells it from damage.
+        let mut bytes = [0; PAGE_BYTES];
+        let read = self.file.read_at(&mut bytes, offset_bytes);
+        read.map_err(|error| PageError { name: self.header.name, error })?;
+        taken(&bytes).ok_or_else(|| self.damaged())
+    }
+
+    fn damaged(&self) -> PageError {
+        let error = io::Error::new(io::ErrorKind::InvalidData, "a page of the index is damaged");
+        PageError { name: self.header.name, error }
+    }
+}
+
+/// Pages that so many links of one blob take.
+fn link_pages(count: u64) -> u32 {
+    u32::try_from(count.div_ceil(LINKS_PER_PAGE as u64)).unwrap_or(u32::MAX)
+}
+
+fn to_u32(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
