@@ -167,7 +167,11 @@ impl Engine {
                 };
                 self.segments.change_live(record_segment, 1);
                 self.locator.count_blob(len_bytes, Change::Added);
-                self.locator.write(&digest).blobs.insert(digest, blob);
+                let mut shard = self.locator.write(&digest);
+                if quarantined {
+                    self.quarantine.enter(&digest);
+                }
+                shard.blobs.insert(digest, blob);
             }
             Entry::Links { digest, links } => {
                 let mut shard = self.locator.write(&digest);

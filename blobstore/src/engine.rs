@@ -22,6 +22,7 @@ use crate::locator::{Blob, Change, Link, Locator};
 use crate::log::{Ending, Fate, Log, Marks, Purpose, Ticket};
 use crate::options::{Options, Threading};
 use crate::pool::Pool;
+use crate::quarantine::Quarantine;
 use crate::recent::Recent;
 use crate::repository::RepositoryKey;
 use crate::segment::table::Table;
@@ -64,6 +65,10 @@ pub(crate) struct Engine {
     pub(crate) replay_from: AtomicU64,
     /// Blobs that were quarantined since the opening.
     pub(crate) quarantines: AtomicU64,
+    /// Those that are set aside now.
+    pub(crate) quarantine: Quarantine,
+    /// Whether a scrub is under way.
+    pub(crate) scrubbing: AtomicBool,
     /// Held while a checkpoint is written.
     pub(crate) checkpointing: Mutex<()>,
     /// Whether a collection is under way.
@@ -122,6 +127,7 @@ impl Engine {
                     && (location.is_none() || *location == blob.location)
                 {
                     blob.quarantined = true;
+                    self.quarantine.enter(digest);
                 }
             }
             Body::Session(session) => {

@@ -20,6 +20,7 @@ use crate::options::{Options, Threading};
 use crate::reader::BlobReader;
 use crate::recovery;
 use crate::repository::{RepositoryKey, SessionId, Uploader};
+use crate::scrub::{ScrubDepth, ScrubPosition, Scrubber};
 use crate::session::Beginning;
 use crate::sync::{AbortOnPanic, Arc, Ordering, lock, thread};
 use crate::upload::Upload;
@@ -61,6 +62,8 @@ pub struct Stats {
     pub garbage: u64,
     /// Blobs that were found damaged since the opening.
     pub quarantines: u64,
+    /// Blobs that are set aside now.
+    pub quarantined: u64,
     /// What the disk did.
     pub disk: Counters,
     /// Bytes that the disk has left; 0 when it does not say.
@@ -517,17 +520,15 @@ impl Store {
         links.collect()
     }
 
-    /// Blobs that are set aside because their bytes are damaged, with the repositories that hold them.
+    /// Blobs that are set aside because their bytes are damaged, in the order of their digests, with the repositories that hold
+    /// them. Costs a lookup for each.
     pub fn quarantined(&self) -> Vec<(Digest, Vec<RepositoryKey>)> {
-        let mut quarantined = Vec::new();
-        for index in 0..SHARDS {
-            for (digest, blob) in &self.engine.locator.shard(index).blobs {
-                if blob.quarantined {
-                    quarantined.push((*digest, blob.links.iter().map(|link| link.repository).collect()));
-                }
-            }
-        }
-        quarantined
+        self.engine.set_aside_blobs()
+    }
+
+    /// Begins to read everything again, or goes on where another pass stood; `None` when one is under way.
+    pub fn scrub(&self, position: ScrubPosition, depth: ScrubDepth) -> Option<Scrubber> {
+        Scrubber::begin(&self.engine, position, depth)
     }
 
     /// Whether the store takes writes.
@@ -563,6 +564,7 @@ impl Store {
             log_segments: engine.segments.len() as u64,
             garbage: lock(&engine.garbage).len() as u64,
             quarantines: engine.quarantines.load(Ordering::Relaxed),
+            quarantined: engine.set_aside_blobs().len() as u64,
             disk: engine.disk.counters(),
             free_bytes: engine.disk.free_bytes().unwrap_or(0),
         }

@@ -27,6 +27,7 @@ mod reading;
 mod recent;
 mod reference;
 mod regressions;
+mod scrub;
 mod sessions;
 mod watched;
 mod world;
