@@ -39,6 +39,9 @@ const BLOB_COST_BYTES_MIN: u64 = 64 * 1024;
 /// Digests that are taken from the locator at once: 270 KiB, and few enough passes over a part of it.
 const LISTED_MAX: usize = 4096;
 
+/// Looks at one blob: two at the copy that is bad, and some for those that move meanwhile. The next pass sees the others.
+const LOOKS_MAX: usize = 6;
+
 /// How thorough a pass is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScrubDepth {
@@ -179,8 +182,6 @@ enum Look {
     Bad,
     /// Its checksums are right, and twice its digest was not.
     Wrong,
-    /// It is gone, or set aside.
-    Gone,
 }
 
 type Tickets = Vec<Result<Ticket, Refusal>>;
@@ -290,35 +291,35 @@ impl Walk {
         out: &mut Scrubbed,
         tickets: &mut Tickets,
     ) {
-        let mut outcome = Ok(Look::Gone);
-        let (mut wanted, mut block) = (find(engine, digest), block);
-        // Bad or not there at the first look: it may have been moved meanwhile, or read wrongly.
-        for _ in 0..2 {
-            let Some(looked_at) = wanted else { break };
-            outcome = self.check(engine, &looked_at, block, out);
-            if !matches!(outcome, Ok(Look::Bad)) && !is_missing(&outcome) {
-                break;
+        let (mut block, mut bad) = (block, None);
+        for _ in 0..LOOKS_MAX {
+            let Some(wanted) = find(engine, digest) else { break };
+            let outcome = self.check(engine, &wanted, block, out);
+            let is_bad = matches!(outcome, Ok(Look::Bad)) || is_missing(&outcome);
+            if is_bad && bad != Some(wanted) {
+                // It may have been read wrongly; or moved meanwhile, and then it is another copy.
+                if bad.replace(wanted).is_some() {
+                    block = 0;
+                }
+                self.copy = None;
+                continue;
             }
-            (self.copy, wanted) = (None, find(engine, digest));
-            if wanted != Some(looked_at) {
-                block = 0;
-            }
-        }
-        let is_bad = matches!(outcome, Ok(Look::Bad | Look::Wrong)) || is_missing(&outcome);
-        match (&outcome, wanted) {
-            (Ok(Look::More), _) => return,
-            (Ok(Look::Good), _) => out.blobs += 1,
-            (_, Some(wanted)) if is_bad => {
-                if let Some(ticket) = engine.set_aside(digest, wanted.location) {
-                    out.bad.push(*digest);
-                    tickets.push(ticket);
+            match outcome {
+                Ok(Look::More) => return,
+                Ok(Look::Good) => out.blobs += 1,
+                Err(error) if !is_bad => {
+                    out.unreadable.push(Unreadable { digest: Some(*digest), reason: error.to_string() });
+                    out.cost_bytes += BLOB_COST_BYTES_MIN;
+                }
+                Ok(Look::Bad | Look::Wrong) | Err(_) => {
+                    // The copy that was read, and no other that has come since.
+                    if let Some(ticket) = engine.set_aside(digest, wanted.location) {
+                        out.bad.push(*digest);
+                        tickets.push(ticket);
+                    }
                 }
             }
-            (Err(error), Some(_)) => {
-                out.unreadable.push(Unreadable { digest: Some(*digest), reason: error.to_string() });
-                out.cost_bytes += BLOB_COST_BYTES_MIN;
-            }
-            (Ok(Look::Gone | Look::Bad | Look::Wrong) | Err(_), _) => {}
+            break;
         }
         (self.copy, self.hashed) = (None, None);
         self.position = ScrubPosition::After(Some(*digest));

@@ -75,7 +75,7 @@ impl FromStr for ScrubPosition {
             }
             Some("after") => ScrubPosition::After(word().ok().map(digest).transpose()?),
             Some("within") => ScrubPosition::Within { digest: digest(word()?)?, block: number(word()?)? },
-            _ => return Err(NoPosition),
+            Some(_) | None => return Err(NoPosition),
         };
         if words.next().is_some() { Err(NoPosition) } else { Ok(position) }
     }

@@ -16,7 +16,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use section::{Key, Section, SetError};
-use sections::{Bootstrap, Limits, Log, Metrics, Server, Storage, Tls, TlsMode, Uploads};
+use sections::{Bootstrap, Limits, Log, Metrics, Scrub, Server, Storage, Tls, TlsMode, Uploads};
 pub(crate) use source::{Environment, Source};
 use values::MetricsListen;
 
@@ -119,6 +119,7 @@ config! {
     server: Server,
     tls: Tls,
     storage: Storage,
+    scrub: Scrub,
     uploads: Uploads,
     limits: Limits,
     metrics: Metrics,
