@@ -274,6 +274,15 @@ impl Engine {
                 blob.links_coming = blob.links_coming.saturating_sub(1);
             }
         }
+        for link in &marks.unlinking {
+            let mut shard = self.locator.write(&link.1);
+            if let Some(records) = shard.unlinking.get_mut(link) {
+                *records -= 1;
+                if *records == 0 {
+                    shard.unlinking.remove(link);
+                }
+            }
+        }
     }
 
     /// The same, after the group failed.

@@ -92,12 +92,21 @@ pub(crate) struct Shard {
     pub(crate) blobs: HashMap<Digest, Blob>,
     /// How many manifests on their way into the catalog need the link.
     pub(crate) pins: HashMap<(RepositoryKey, Digest), u32>,
+    /// UNLINK records on their way, by link. Nobody is told of the link any more: who would rely on it, comes too late to keep it.
+    pub(crate) unlinking: HashMap<(RepositoryKey, Digest), u32>,
 }
 
 impl Shard {
+    /// Whether the link goes with a record that is on its way.
+    pub(crate) fn is_unlinking(&self, repository: RepositoryKey, digest: &Digest) -> bool {
+        !self.unlinking.is_empty() && self.unlinking.contains_key(&(repository, *digest))
+    }
+
     /// The blob, when the repository holds it and it can be served.
     pub(crate) fn linked(&self, repository: RepositoryKey, digest: &Digest) -> Option<&Blob> {
-        self.blobs.get(digest).filter(|blob| blob.is_served() && blob.link(repository).is_some())
+        let blob = self.blobs.get(digest)?;
+        let is_linked = blob.link(repository).is_some() && !self.is_unlinking(repository, digest);
+        (blob.is_served() && is_linked).then_some(blob)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader};
 use crate::format::superblock::SEGMENT_BYTES_MIN;
 use crate::format::{ALIGN_BYTES, LOG_FOLDER, Lsn, SegmentId, aligned};
 use crate::health::Failed;
-use crate::repository::SessionId;
+use crate::repository::{RepositoryKey, SessionId};
 use crate::segment::table::LogSegment;
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
 
@@ -75,6 +75,8 @@ struct Group {
 pub(crate) struct Marks {
     /// Blobs whose `links_coming` was raised.
     pub(crate) links_coming: Vec<Digest>,
+    /// Links that an UNLINK takes away: nobody is told of them any more, unless it fails.
+    pub(crate) unlinking: Vec<(RepositoryKey, Digest)>,
     /// Blobs that were condemned; they are served again when the DELETE fails.
     pub(crate) condemned: Vec<Digest>,
     /// The upload session that the group ends.

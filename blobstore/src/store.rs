@@ -14,7 +14,7 @@ use crate::format::record::Body;
 use crate::format::{INLINE_BYTES_MAX, Lsn, SegmentId};
 use crate::gc::Collected;
 use crate::health::StoreState;
-use crate::locator::{LockedShards, SHARDS};
+use crate::locator::{LockedShards, SHARDS, Shard};
 use crate::log::{Marks, Purpose, Ticket};
 use crate::options::{Options, Threading};
 use crate::reader::BlobReader;
@@ -255,13 +255,16 @@ impl Store {
         now_ms: u64,
     ) -> Result<(), UnlinkError> {
         let ticket = {
-            let shard = self.engine.locator.write(digest);
+            let mut shard = self.engine.locator.write(digest);
             let blob = shard.blobs.get(digest).filter(|blob| !blob.condemned).ok_or(UnlinkError::Unknown)?;
             let link = blob.link(repository).ok_or(UnlinkError::Unknown)?;
+            if shard.is_unlinking(repository, digest) {
+                return Err(UnlinkError::Unknown);
+            }
             if link.generation != generation || shard.pins.contains_key(&(repository, *digest)) {
                 return Err(UnlinkError::Pinned);
             }
-            self.enqueue(vec![unlink(repository, digest)], Purpose::Reclaim, Marks::default(), now_ms)?
+            self.enqueue_unlink(&mut shard, repository, digest, now_ms)?
         };
         Ok(self.engine.wait(ticket).await?)
     }
@@ -278,19 +281,34 @@ impl Store {
         now_ms: u64,
     ) -> Result<bool, UnlinkError> {
         let ticket = {
-            let shard = self.engine.locator.write(digest);
+            let mut shard = self.engine.locator.write(digest);
             let link = shard.blobs.get(digest).and_then(|blob| blob.link(repository));
             let held = link.is_none_or(|link| link.generation != generation)
+                || shard.is_unlinking(repository, digest)
                 || shard.pins.contains_key(&(repository, *digest))
                 || self.engine.is_fenced(now_ms)
                 || self.engine.leases.stands(Some(repository), digest, now_ms);
             if held {
                 return Ok(false);
             }
-            self.enqueue(vec![unlink(repository, digest)], Purpose::Reclaim, Marks::default(), now_ms)?
+            self.enqueue_unlink(&mut shard, repository, digest, now_ms)?
         };
         self.engine.wait(ticket).await?;
         Ok(true)
+    }
+
+    /// Enqueues an UNLINK. From here on the link is not there for whoever asks: a lease that was granted now would not keep it.
+    fn enqueue_unlink(
+        &self,
+        shard: &mut Shard,
+        repository: RepositoryKey,
+        digest: &Digest,
+        now_ms: u64,
+    ) -> Result<Ticket, Refusal> {
+        let marks = Marks { unlinking: vec![(repository, *digest)], ..Marks::default() };
+        let ticket = self.enqueue(vec![unlink(repository, digest)], Purpose::Reclaim, marks, now_ms)?;
+        *shard.unlinking.entry((repository, *digest)).or_default() += 1;
+        Ok(ticket)
     }
 
     /// Stores a manifest, links it and renews the links of everything it refers to, in one batch; pins them all until the result is

@@ -17,6 +17,7 @@ mod crash;
 mod differential;
 mod faults;
 mod hangups;
+mod leaving;
 mod lifetimes;
 mod limits;
 mod meddled;
