@@ -22,6 +22,7 @@ pub mod raw;
 pub mod scene;
 pub mod server;
 pub mod settings;
+pub mod soak;
 pub mod tools;
 pub mod usage;
 
