@@ -235,7 +235,11 @@ impl Engine {
                     unlinked_since_ms,
                     ..Blob::new(record_segment)
                 };
-                self.locator.write(&digest).load(digest, Some(blob));
+                let mut shard = self.locator.write(&digest);
+                if quarantined {
+                    self.quarantine.enter(&digest);
+                }
+                shard.load(digest, Some(blob));
             }
             Entry::Links { digest, links } => {
                 let mut shard = self.locator.write(&digest);

@@ -26,6 +26,7 @@ use crate::log::{Ending, Fate, Log, Marks, Purpose, Ticket};
 use crate::options::{Options, Threading};
 use crate::partition::PageError;
 use crate::pool::Pool;
+use crate::quarantine::Quarantine;
 use crate::recent::Recent;
 use crate::repository::RepositoryKey;
 use crate::segment::table::Table;
@@ -75,6 +76,10 @@ pub(crate) struct Engine {
     pub(crate) replay_from: AtomicU64,
     /// Blobs that were quarantined since the opening.
     pub(crate) quarantines: AtomicU64,
+    /// Those that are set aside now.
+    pub(crate) quarantine: Quarantine,
+    /// Whether a scrub is under way.
+    pub(crate) scrubbing: AtomicBool,
     /// Held while a checkpoint is written.
     pub(crate) checkpointing: Mutex<()>,
     /// Number of the next partition.
@@ -151,6 +156,7 @@ impl Engine {
                     && (location.is_none() || *location == blob.location)
                 {
                     blob.quarantined = true;
+                    self.quarantine.enter(digest);
                 }
             }
             Body::Session(session) => {
@@ -190,9 +196,14 @@ impl Engine {
         blob.record_segment = segment;
         blob.record_lsn = record_lsn;
         // The copy of a record leaves the bytes of a solo file where they are, and as they are.
+        let was_set_aside = blob.quarantined;
         blob.quarantined &= old == Some(location);
+        let is_healed = was_set_aside && !blob.quarantined;
         let live = blob.live(digest.algorithm()).unwrap_or_default();
         let is_new_garbage = old.is_none() && blob.is_garbage();
+        if is_healed {
+            self.quarantine.leave(digest);
+        }
         shard.tally.count_blob(len_bytes, segment, live, Change::Added);
         if old.is_some() {
             shard.tally.count_blob(old_len, old_segment, old_live, Change::Removed);
@@ -285,6 +296,9 @@ impl Engine {
         let link_live = Link::live(digest.algorithm());
         let mut shard = self.locator.write(digest);
         let Some(blob) = shard.remove(digest)? else { return Ok(None) };
+        if blob.quarantined {
+            self.quarantine.leave(digest);
+        }
         for link in &blob.links {
             shard.tally.count_link(link.segment, link_live, Change::Removed);
             self.segments.remove_live(link.segment, link_live);
@@ -389,6 +403,15 @@ impl Engine {
         for digest in &marks.links_coming {
             if let Some(blob) = self.locator.write(digest).edit_marks(digest) {
                 blob.links_coming = blob.links_coming.saturating_sub(1);
+            }
+        }
+        for link in &marks.unlinking {
+            let mut shard = self.locator.write(&link.1);
+            if let Some(records) = shard.unlinking.get_mut(link) {
+                *records -= 1;
+                if *records == 0 {
+                    shard.unlinking.remove(link);
+                }
             }
         }
     }

@@ -231,6 +231,8 @@ pub(crate) struct Shard {
     is_merging: bool,
     /// How many manifests on their way into the catalog need the link.
     pub(crate) pins: HashMap<(RepositoryKey, Digest), u32>,
+    /// UNLINK records on their way, by link. Nobody is told of the link any more: who would rely on it, comes too late to keep it.
+    pub(crate) unlinking: HashMap<(RepositoryKey, Digest), u32>,
 }
 
 /// A shard as it was at one moment.
@@ -244,12 +246,20 @@ pub(crate) struct Snapshot {
 }
 
 impl Shard {
+    /// Whether the link goes with a record that is on its way.
+    pub(crate) fn is_unlinking(&self, repository: RepositoryKey, digest: &Digest) -> bool {
+        !self.unlinking.is_empty() && self.unlinking.contains_key(&(repository, *digest))
+    }
+
     /// The blob, when the repository holds it and it can be served.
     pub(crate) fn linked(
         &self,
         repository: RepositoryKey,
         digest: &Digest,
     ) -> Result<Option<Served>, PageError> {
+        if self.is_unlinking(repository, digest) {
+            return Ok(None);
+        }
         if let Some(slot) = self.delta.get(digest) {
             let blob = slot.blob.as_ref();
             let blob = blob.filter(|blob| blob.is_served() && blob.link(repository).is_some());
@@ -385,11 +395,24 @@ impl Shard {
 impl Snapshot {
     /// Every blob that is placed, in the order of the digests.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = Result<StoredBlob, PageError>> {
+        self.blobs_behind(None)
+    }
+
+    /// The same, behind a digest.
+    pub(crate) fn blobs_behind(
+        &self,
+        after: Option<Digest>,
+    ) -> impl Iterator<Item = Result<StoredBlob, PageError>> {
+        let is_behind = move |digest: &Digest| after.is_none_or(|after| order(digest, &after).is_gt());
         // Not under the shard's lock.
-        let mut sorted: Vec<&(Digest, Option<Blob>)> = self.delta.iter().collect();
+        let mut sorted: Vec<&(Digest, Option<Blob>)> =
+            self.delta.iter().filter(|(digest, _)| is_behind(digest)).collect();
         sorted.sort_unstable_by(|one, other| order(&one.0, &other.0));
         let mut changed = sorted.into_iter().peekable();
-        let mut stored = self.partition.as_deref().map(|partition| (partition, partition.walk()));
+        let mut stored = self.partition.as_deref().map(|partition| {
+            let walk = partition.walk_behind(after);
+            (partition, walk.filter(move |blob| blob.as_ref().map_or(true, |blob| is_behind(&blob.digest))))
+        });
         let mut held: Option<Result<StoredBlob, PageError>> = None;
         std::iter::from_fn(move || {
             loop {

@@ -24,7 +24,7 @@ use crate::format::superblock::SEGMENT_BYTES_MIN;
 use crate::format::{ALIGN_BYTES, LOG_FOLDER, Lsn, SegmentId, aligned};
 use crate::health::Failed;
 use crate::in_flight::{InFlight, Key};
-use crate::repository::SessionId;
+use crate::repository::{RepositoryKey, SessionId};
 use crate::segment::table::LogSegment;
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
 
@@ -89,6 +89,8 @@ pub(crate) enum Copying {
 pub(crate) struct Marks {
     /// Blobs whose `links_coming` was raised.
     pub(crate) links_coming: Vec<Digest>,
+    /// Links that an UNLINK takes away: nobody is told of them any more, unless it fails.
+    pub(crate) unlinking: Vec<(RepositoryKey, Digest)>,
     /// Blobs that were condemned; they are served again when the DELETE fails.
     pub(crate) condemned: Vec<Digest>,
     /// The upload session that the group ends.

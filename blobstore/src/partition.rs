@@ -185,7 +185,19 @@ impl Partition {
 
     /// Every blob, in the order of the digests.
     pub(crate) fn walk(&self) -> impl Iterator<Item = Result<StoredBlob, PageError>> {
-        let chunks = (0..self.header.entry_pages).step_by(WALK_PAGES as usize);
+        self.walk_behind(None)
+    }
+
+    /// The same, from the page on that those behind a digest begin in.
+    pub(crate) fn walk_behind(
+        &self,
+        after: Option<Digest>,
+    ) -> impl Iterator<Item = Result<StoredBlob, PageError>> {
+        let first = after.map_or(0, |digest| {
+            let prefix = prefix_of(&digest);
+            to_u32(self.directory.partition_point(|first| *first < prefix).saturating_sub(1))
+        });
+        let chunks = (first..self.header.entry_pages).step_by(WALK_PAGES as usize);
         chunks.flat_map(|from| {
             let to = from.saturating_add(WALK_PAGES).min(self.header.entry_pages);
             match self.read_pages(from, to) {

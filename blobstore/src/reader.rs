@@ -26,10 +26,7 @@ use crate::disk::Access;
 use crate::engine::Engine;
 use crate::error::ReadError;
 use crate::format::BLOCK_BYTES;
-use crate::format::batch::NewRecord;
 use crate::format::checkpoint::Location;
-use crate::format::record::Body;
-use crate::log::{Marks, Purpose};
 use crate::mapped::Pair;
 use crate::recent;
 use crate::repository::RepositoryKey;
@@ -337,7 +334,7 @@ impl BlobReader {
                     Ok(bytes)
                 }
                 Ok(Block::Damaged { segment, offset_bytes }) => {
-                    quarantine(&self.engine, &self.digest, &self.source);
+                    drop(self.engine.set_aside(&self.digest, self.source.location()));
                     Err(ReadError::Corrupt { digest: self.digest, segment, offset_bytes })
                 }
                 // The file was replaced or removed between looking it up and opening it. Look once more.
@@ -350,7 +347,7 @@ impl BlobReader {
                     continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    quarantine(&self.engine, &self.digest, &self.source);
+                    drop(self.engine.set_aside(&self.digest, self.source.location()));
                     let segment = self.source.segment();
                     Err(ReadError::Corrupt { digest: self.digest, segment, offset_bytes: 0 })
                 }
@@ -390,20 +387,4 @@ fn locate(engine: &Engine, repository: RepositoryKey, digest: &Digest) -> Result
         Location::Solo { .. } => Source::Solo { location, open: None },
     };
     Ok((blob.len_bytes, source))
-}
-
-/// Sets a blob aside: at once in memory, and in the log for after a restart.
-pub(crate) fn quarantine(engine: &Engine, digest: &Digest, source: &Source) {
-    let mut shard = engine.locator.write(digest);
-    let Some(Some(blob)) = engine.indexed(shard.edit(digest)) else { return };
-    // Pushed again or moved meanwhile: what was bad is not what is served.
-    if blob.quarantined || blob.location != Some(source.location()) {
-        return;
-    }
-    blob.quarantined = true;
-    engine.quarantines.fetch_add(1, Ordering::Relaxed);
-    let body = Body::Corrupt { digest: *digest, location: blob.location };
-    let record = NewRecord { body, payload: Bytes::new() };
-    // When it cannot be recorded, the next reader finds the damage again.
-    drop(engine.log.enqueue(vec![record], Purpose::Reclaim, Marks::default(), 0));
 }

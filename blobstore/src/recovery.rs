@@ -26,6 +26,7 @@ use crate::locator::{Locator, SHARDS};
 use crate::log::Log;
 use crate::options::{Options, Threading};
 use crate::pool::Pool;
+use crate::quarantine::Quarantine;
 use crate::recent::Recent;
 use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
@@ -253,6 +254,8 @@ fn assemble(
         // Not serving yet.
         replay_from: AtomicU64::new(u64::MAX),
         quarantines: AtomicU64::new(0),
+        quarantine: Quarantine::default(),
+        scrubbing: AtomicBool::new(false),
         collecting: AtomicBool::new(false),
         compacting: AtomicBool::new(false),
         dropping: AtomicBool::new(false),

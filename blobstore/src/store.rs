@@ -17,13 +17,14 @@ use crate::format::record::Body;
 use crate::format::{INLINE_BYTES_MAX, Lsn, SegmentId};
 use crate::gc::Collected;
 use crate::health::StoreState;
-use crate::locator::{LockedShards, SHARDS};
+use crate::locator::{LockedShards, SHARDS, Shard};
 use crate::log::{Marks, Purpose, Ticket};
 use crate::merge::Threshold;
 use crate::options::{Options, Threading};
 use crate::reader::BlobReader;
 use crate::recovery;
 use crate::repository::{RepositoryKey, SessionId, Uploader};
+use crate::scrub::{ScrubDepth, ScrubPosition, Scrubber};
 use crate::session::Beginning;
 use crate::sync::{AbortOnPanic, Arc, Ordering, lock, thread};
 use crate::upload::Upload;
@@ -67,6 +68,8 @@ pub struct Stats {
     pub garbage: u64,
     /// Blobs that were found damaged since the opening.
     pub quarantines: u64,
+    /// Blobs that are set aside now, as far as they were found since the opening ([`Store::quarantined`] finds the others).
+    pub quarantined: u64,
     /// What the disk did.
     pub disk: Counters,
     /// Bytes that the disk has left; 0 when it does not say.
@@ -263,14 +266,17 @@ impl Store {
     ) -> Result<(), UnlinkError> {
         self.engine.removals.links_may_go().await;
         let ticket = {
-            let shard = self.engine.locator.write(digest);
+            let mut shard = self.engine.locator.write(digest);
             let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
             let blob = found.filter(|blob| !blob.condemned).ok_or(UnlinkError::Unknown)?;
             let link = blob.link(repository).ok_or(UnlinkError::Unknown)?;
+            if shard.is_unlinking(repository, digest) {
+                return Err(UnlinkError::Unknown);
+            }
             if link.generation != generation || shard.pins.contains_key(&(repository, *digest)) {
                 return Err(UnlinkError::Pinned);
             }
-            self.enqueue(vec![unlink(repository, digest)], Purpose::Reclaim, Marks::default(), now_ms)?
+            self.enqueue_unlink(&mut shard, repository, digest, now_ms)?
         };
         Ok(self.engine.wait(ticket).await?)
     }
@@ -292,21 +298,36 @@ impl Store {
         now_ms: u64,
     ) -> Result<bool, UnlinkError> {
         let ticket = {
-            let shard = self.engine.locator.write(digest);
+            let mut shard = self.engine.locator.write(digest);
             let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
             let link = found.as_ref().and_then(|blob| blob.link(repository));
             let held = self.engine.removals.hold_links()
                 || link.is_none_or(|link| link.generation != generation)
+                || shard.is_unlinking(repository, digest)
                 || shard.pins.contains_key(&(repository, *digest))
                 || self.engine.is_fenced(now_ms)
                 || self.engine.leases.stands(Some(repository), digest, now_ms);
             if held {
                 return Ok(false);
             }
-            self.enqueue(vec![unlink(repository, digest)], Purpose::Reclaim, Marks::default(), now_ms)?
+            self.enqueue_unlink(&mut shard, repository, digest, now_ms)?
         };
         self.engine.wait(ticket).await?;
         Ok(true)
+    }
+
+    /// Enqueues an UNLINK. From here on the link is not there for whoever asks: a lease that was granted now would not keep it.
+    fn enqueue_unlink(
+        &self,
+        shard: &mut Shard,
+        repository: RepositoryKey,
+        digest: &Digest,
+        now_ms: u64,
+    ) -> Result<Ticket, Refusal> {
+        let marks = Marks { unlinking: vec![(repository, *digest)], ..Marks::default() };
+        let ticket = self.enqueue(vec![unlink(repository, digest)], Purpose::Reclaim, marks, now_ms)?;
+        *shard.unlinking.entry((repository, *digest)).or_default() += 1;
+        Ok(ticket)
     }
 
     /// Stores a manifest, links it and renews the links of everything it refers to, in one batch; pins them all until the result is
@@ -584,24 +605,19 @@ impl Store {
         Ok(links)
     }
 
-    /// Blobs that are set aside because their bytes are damaged, with the repositories that hold them. Reads the whole index; blocks
-    /// on the disk.
+    /// Blobs that are set aside because their bytes are damaged, in the order of their digests, with the repositories that hold
+    /// them. The first call after an opening reads the whole index, the others cost a lookup for each; blocks on the disk.
     ///
     /// # Errors
     /// As [`Store::links_page`].
     pub fn quarantined(&self) -> io::Result<Vec<(Digest, Vec<RepositoryKey>)>> {
-        let mut quarantined = Vec::new();
-        for index in 0..SHARDS {
-            let shard = self.engine.locator.shard(index).snapshot();
-            for blob in shard.blobs() {
-                let blob = blob.map_err(|failed| self.engine.lookup_failed(failed))?;
-                if blob.quarantined {
-                    quarantined
-                        .push((blob.digest, blob.holders().map(|(repository, _)| repository).collect()));
-                }
-            }
-        }
-        Ok(quarantined)
+        let found = self.engine.find_set_aside().and_then(|()| self.engine.set_aside_blobs());
+        found.map_err(|failed| self.engine.lookup_failed(failed))
+    }
+
+    /// Begins to read everything again, or goes on where another pass stood; `None` when one is under way.
+    pub fn scrub(&self, position: ScrubPosition, depth: ScrubDepth) -> Option<Scrubber> {
+        Scrubber::begin(&self.engine, position, depth)
     }
 
     /// Whether the store takes writes.
@@ -639,6 +655,7 @@ impl Store {
             log: engine.log_use(),
             garbage: total.garbage,
             quarantines: engine.quarantines.load(Ordering::Relaxed),
+            quarantined: engine.quarantine.len() as u64,
             disk: engine.disk.counters(),
             free_bytes: engine.disk.free_bytes().unwrap_or(0),
         }

@@ -1,9 +1,21 @@
-//! The locks and threads of the engine, named in one place so that a model checker can take theirs.
+//! The locks and threads of the engine, named in one place so that a model checker takes theirs: with `--cfg shuttle` they are
+//! shuttle's, which decides at each of them who goes on (`tests/shuttle`).
 
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
+#[cfg(shuttle)]
+pub(crate) use shuttle::thread;
+#[cfg(not(shuttle))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(not(shuttle))]
 pub(crate) use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
+#[cfg(not(shuttle))]
 pub(crate) use std::thread;
 
 /// Ends the process when the thread that holds it panics: nobody would do the thread's work any more, and everybody would wait.
@@ -11,7 +23,8 @@ pub(crate) struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        if thread::panicking() {
+        // Under the model checker a panic is what it reports.
+        if !cfg!(shuttle) && std::thread::panicking() {
             std::process::abort();
         }
     }

@@ -17,6 +17,7 @@ pub mod outbox;
 pub mod project;
 pub mod reconciliation;
 pub mod repository;
+pub mod scrub;
 pub mod system;
 pub mod token;
 pub mod user;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts since the start; only [`Counters::missing`] is a state.
+/// Counts since the start; but for those that say that they are a state.
 #[derive(Debug, Default)]
 pub struct Counters {
     unlinked: AtomicU64,
@@ -21,6 +21,14 @@ pub struct Counters {
     given_up: AtomicU64,
     missing: AtomicU64,
     failures: AtomicU64,
+    scrub_bytes: AtomicU64,
+    scrub_blobs: AtomicU64,
+    scrub_bad_blobs: AtomicU64,
+    scrub_passes: AtomicU64,
+    scrub_permille: AtomicU64,
+    scrub_completed_us: AtomicU64,
+    scrub_log_damages: AtomicU64,
+    scrub_unreadable: AtomicU64,
 }
 
 /// Declares how a counter is read and how a job adds to it.
@@ -131,5 +139,45 @@ impl Counters {
         /// Rounds that failed.
         failures,
         add_failures
+    );
+    counter!(
+        /// Bytes that the scrub went through.
+        scrub_bytes,
+        add_scrub_bytes
+    );
+    counter!(
+        /// Blobs that the scrub found whole.
+        scrub_blobs,
+        add_scrub_blobs
+    );
+    counter!(
+        /// Blobs that the scrub found bad, and that were set aside.
+        scrub_bad_blobs,
+        add_scrub_bad_blobs
+    );
+    counter!(
+        /// Passes over the whole store that went through.
+        scrub_passes,
+        add_scrub_passes
+    );
+    gauge!(
+        /// How far the pass under way is, in thousandths; 0 between passes.
+        scrub_permille,
+        set_scrub_permille
+    );
+    gauge!(
+        /// When the last pass went through, in microseconds since 1970, also before the start; 0 when none did.
+        scrub_completed_us,
+        set_scrub_completed_us
+    );
+    gauge!(
+        /// Damaged places of the log that the last pass found, or the one under way.
+        scrub_log_damages,
+        set_scrub_log_damages
+    );
+    gauge!(
+        /// Blobs and log segments that the disk did not give in the last pass, or the one under way.
+        scrub_unreadable,
+        set_scrub_unreadable
     );
 }

@@ -1,5 +1,7 @@
 //! What a job is.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use taffrail_blobstore::{Refusal, UnlinkError};
 use taffrail_core::db::DbError;
@@ -21,6 +23,8 @@ pub(crate) trait Job: Send + 'static {
 pub(crate) enum Round {
     /// There is more; go on at once.
     More,
+    /// There is more; go on after a rest of this length.
+    After(Duration),
     /// Everything is done for now.
     Idle,
 }

@@ -49,7 +49,11 @@ pub(crate) async fn run(
         match round {
             Ok(round) => {
                 failures = 0;
-                pause = if round == Round::More { Duration::ZERO } else { pace.pause };
+                pause = match round {
+                    Round::More => Duration::ZERO,
+                    Round::After(rest) => rest,
+                    Round::Idle => pace.pause,
+                };
             }
             Err(error) => {
                 counters.add_failures(1);

@@ -1,5 +1,6 @@
 //! Starts the jobs, and stops them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use taffrail_core::db::{Database, DbError};
 use taffrail_core::outbox::Outbox;
 use taffrail_core::reconciliation::{Acquaintance, ReconciliationStore, StoreIdentity};
 use taffrail_core::repository::store::RepositoryStore;
+use taffrail_core::scrub::ScrubStore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +22,10 @@ use crate::expiry::Expiry;
 use crate::job::Job;
 use crate::mark::Mark;
 use crate::outbox::OutboxJob;
+use crate::quarantine::Quarantine;
 use crate::reconcile::Reconcile;
 use crate::runner::{Pace, run};
+use crate::scrub::{Scrub, ScrubOptions};
 
 /// How often each job looks for work.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct JobsOptions {
     pub checkpoint_pause: Duration,
     /// Catalog and links to compare: a pass reads all of both.
     pub reconcile_pause: Duration,
+    /// How the store is read again; `None`: not at all.
+    pub scrub: Option<ScrubOptions>,
     /// The operator's word that this store belongs to this catalog, although the catalog remembers another one or a later state.
     pub trust_store: bool,
 }
@@ -54,10 +60,17 @@ impl Default for JobsOptions {
             compaction_bytes_per_sec: BYTES_PER_SEC,
             checkpoint_pause: Duration::from_secs(10),
             reconcile_pause: Duration::from_secs(3_600),
+            scrub: None,
             trust_store: false,
         }
     }
 }
+
+/// How often the scrub looks whether it is time, at most: a look reads five facts.
+const SCRUB_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How often blobs that were set aside are looked for: there are none, and then a look costs nothing.
+const QUARANTINE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How often the store's progress is written down.
 const MARK_PAUSE: Duration = Duration::from_secs(60);
@@ -69,6 +82,8 @@ pub struct Sources {
     pub outbox: Outbox,
     /// What reconciliation remembers.
     pub reconciliation: ReconciliationStore,
+    /// What the scrub remembers.
+    pub scrubs: ScrubStore,
     /// Names of repositories, for reports.
     pub repositories: RepositoryStore,
 }
@@ -79,6 +94,7 @@ impl Sources {
         Sources {
             outbox: Outbox::new(database.clone(), context.clone()),
             reconciliation: ReconciliationStore::new(database.clone(), context.clone()),
+            scrubs: ScrubStore::new(database.clone()),
             repositories: RepositoryStore::new(database.clone(), context.clone()),
         }
     }
@@ -155,6 +171,7 @@ pub async fn start(
         replay_bytes_max: REPLAY_BYTES_MAX,
     };
     starter.start(checkpoint, options.checkpoint_pause);
+    starter.start_watching(&options, &sources, &context);
     if let Some(held) = &held {
         tracing::error!(
             reason = %held,
@@ -174,6 +191,28 @@ struct Starter {
 }
 
 impl Starter {
+    /// Jobs that look for damage, and delete nothing.
+    fn start_watching(&mut self, options: &JobsOptions, sources: &Sources, context: &Context) {
+        let quarantine = Quarantine {
+            store: Arc::clone(&self.store),
+            scrubs: sources.scrubs.clone(),
+            repositories: sources.repositories.clone(),
+            named: BTreeSet::new(),
+        };
+        self.start(quarantine, QUARANTINE_PAUSE);
+        if let Some(options) = options.scrub {
+            let scrub = Scrub {
+                store: Arc::clone(&self.store),
+                scrubs: sources.scrubs.clone(),
+                context: context.clone(),
+                counters: Arc::clone(&self.counters),
+                options,
+                pass: None,
+            };
+            self.start(scrub, SCRUB_PAUSE_MAX.min(options.period));
+        }
+    }
+
     fn start_deleting(&mut self, options: &JobsOptions, sources: &Sources, context: &Context) {
         let store = Arc::clone(&self.store);
         let counters = Arc::clone(&self.counters);

@@ -9,14 +9,15 @@ use taffrail_core::context::Context;
 use taffrail_core::facade::{Core, CoreOptions};
 use taffrail_core::reconciliation::ReconciliationStore;
 use taffrail_core::repository::store::RepositoryStore;
+use taffrail_core::scrub::ScrubStore;
 use taffrail_distribution::engine::Engine;
 use taffrail_distribution::limits::Limits;
 use taffrail_distribution::registry::Registry;
-use taffrail_jobservice::{Jobs, JobsOptions, Sources};
+use taffrail_jobservice::{Jobs, JobsOptions, ScrubOptions, Sources};
 
 use crate::ambient;
 use crate::config::Config;
-use crate::config::sections::TlsMode;
+use crate::config::sections::{Scrub, TlsMode};
 use crate::data_dir::DataDir;
 use crate::drain::Drain;
 use crate::first_password;
@@ -52,6 +53,7 @@ impl Parts {
             Sources {
                 outbox: core.outbox().clone(),
                 reconciliation: ReconciliationStore::new(core.database().clone(), context.clone()),
+                scrubs: ScrubStore::new(core.database().clone()),
                 repositories: RepositoryStore::new(core.database().clone(), context.clone()),
             },
             context,
@@ -108,10 +110,22 @@ pub(crate) fn core_options(config: &Config, dir: &DataDir, context: Context) -> 
 fn jobs_options(config: &Config) -> JobsOptions {
     JobsOptions {
         expiry_pause: Duration::from_secs(config.uploads.sweep_secs),
+        collection_pause: Duration::from_millis(config.storage.collection_pause_ms),
+        scrub: scrub_options(&config.scrub),
         trust_store: config.storage.trust_store,
         compaction_bytes_per_sec: config.storage.compaction_bytes_per_sec,
         ..JobsOptions::default()
     }
+}
+
+/// How the store is read again, unless that is switched off.
+fn scrub_options(config: &Scrub) -> Option<ScrubOptions> {
+    let options = ScrubOptions {
+        period: Duration::from_secs(config.period_secs),
+        digest_period: Duration::from_secs(config.digest_period_secs),
+        bytes_per_s: config.bytes_per_sec,
+    };
+    (config.period_secs > 0 && config.bytes_per_sec > 0).then_some(options)
 }
 
 /// The bounds of the distribution API. Those that have no key keep the defaults that distribution gives a reason for.

@@ -25,6 +25,7 @@ pub mod sandbox;
 pub mod scene;
 pub mod server;
 pub mod settings;
+pub mod soak;
 pub mod tools;
 pub mod usage;
 

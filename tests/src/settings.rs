@@ -9,6 +9,7 @@
 //! | `TAFFRAIL_SKIPPED_FILE` | file that collects the `SKIPPED` lines | none |
 //! | `TAFFRAIL_KILL_CYCLES` | rounds of kill -9 | 5 |
 //! | `TAFFRAIL_POWERCUT_ROUNDS` | rounds of the power cut | 3 |
+//! | `TAFFRAIL_SOAK_EVENTS` | requests of the soak | 2000 |
 //! | `TAFFRAIL_SEED` | seed of the random loads | drawn, and printed |
 //! | `TAFFRAIL_BIG_LAYER_MIB` | size of the large layer | 1024 |
 //! | `TAFFRAIL_TOOL_DIRS` | more folders to look for clients in, before `PATH` | none |
@@ -73,6 +74,12 @@ pub fn kill_cycles() -> u64 {
 #[must_use]
 pub fn powercut_rounds() -> u64 {
     number("TAFFRAIL_POWERCUT_ROUNDS", 3)
+}
+
+/// Requests of the soak.
+#[must_use]
+pub fn soak_events() -> u64 {
+    number("TAFFRAIL_SOAK_EVENTS", 2_000)
 }
 
 /// The seed of the random loads: the one that was given, or a fresh one.

@@ -8,13 +8,17 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::fuzz;
-use crate::step::{Count, Done, Step, Tally};
+use crate::step::{self, Count, Done, Step, Tally};
 use crate::tooling;
 
 /// Rounds of kill -9 in one run.
 pub(crate) const KILL_CYCLES: u32 = 100;
 /// Rounds of the power cut in one run.
 pub(crate) const POWERCUT_ROUNDS: u32 = 20;
+/// Requests of the soak, when nobody says how many. No part of [`run`] as long as it finds what is yet to be mended.
+pub(crate) const SOAK_EVENTS: u32 = 10_000;
+/// Seconds for each check of the engine's protocol; there are a dozen.
+pub(crate) const SHUTTLE_SECONDS: u32 = 4;
 /// Samples of each side of a comparison of times.
 pub(crate) const TIMING_SAMPLES: u32 = 400;
 /// Seconds for each fuzz target.
@@ -56,6 +60,7 @@ pub(crate) fn run() -> Result<()> {
         engine(),
         engine_without_ring("EPERM"),
         engine_without_ring("ENOSYS"),
+        shuttle(SHUTTLE_SECONDS)?,
         Step::tests("tests", &TESTS),
         Step::tests(
             "whole server",
@@ -74,6 +79,8 @@ pub(crate) fn run() -> Result<()> {
                 "io",
                 "--test",
                 "offline",
+                "--test",
+                "scrub",
             ],
         ),
         conformance(),
@@ -110,6 +117,26 @@ fn engine_without_ring(errno: &str) -> Step {
     Step { count: Count::Tests, ..step }.env("TAFFRAIL_CRASH_POINTS", 2_000)
 }
 
+/// The engine's protocol under the model checker: a build of its own, in a folder of its own, so that neither build undoes the other.
+pub(crate) fn shuttle(seconds: u32) -> Result<Step> {
+    let args = [
+        "--package",
+        "taffrail-blobstore",
+        "--locked",
+        "--test",
+        "shuttle",
+        "--no-fail-fast",
+        "--",
+        "--nocapture",
+        "--test-threads=2",
+    ];
+    let step = Step::tests("shuttle", &args)
+        .env("RUSTFLAGS", "--cfg shuttle")
+        .env("CARGO_TARGET_DIR", step::target_dir()?.join("shuttle").display())
+        .env("TAFFRAIL_SHUTTLE_SECONDS", seconds);
+    Ok(step)
+}
+
 /// The engine's crash sweep, for as long as one likes.
 pub(crate) fn crash(seconds: u32) -> Step {
     let args =
@@ -130,6 +157,12 @@ pub(crate) fn clients() -> Step {
 /// Kill -9 under load.
 pub(crate) fn kill(cycles: u32) -> Step {
     whole_server("kill -9", "kill").env("TAFFRAIL_KILL_CYCLES", cycles)
+}
+
+/// Collection without pause beside clients.
+pub(crate) fn soak(events: u32) -> Step {
+    let args = ["--package", "taffrail-tests", "--locked", "--test", "soak", "--", "--nocapture"];
+    Step::tests("soak", &args).env("TAFFRAIL_SOAK_EVENTS", events)
 }
 
 /// The power cut under load.

@@ -39,6 +39,18 @@ enum Task {
         #[arg(long, default_value_t = ci::KILL_CYCLES)]
         cycles: u32,
     },
+    /// Push, mount, pull, move tags and delete while garbage is collected without pause, and check what was promised.
+    Soak {
+        /// Requests.
+        #[arg(long, default_value_t = ci::SOAK_EVENTS)]
+        events: u32,
+    },
+    /// Run the engine's protocol under a model checker, which chooses who goes on.
+    Shuttle {
+        /// Seconds for each check.
+        #[arg(long, default_value_t = ci::SHUTTLE_SECONDS)]
+        seconds: u32,
+    },
     /// Cut the power of the server's disk under load, and check what it acknowledged.
     Powercut {
         /// Rounds.
@@ -97,6 +109,8 @@ fn main() -> Result<()> {
         Task::Conformance => ci::run_some(&[ci::conformance()]),
         Task::Kill { cycles } => ci::run_some(&[ci::kill(cycles)]),
         Task::Powercut { rounds } => ci::run_some(&[ci::powercut(rounds)]),
+        Task::Soak { events } => ci::run_some(&[ci::soak(events)]),
+        Task::Shuttle { seconds } => ci::run_some(&[ci::shuttle(seconds)?]),
         Task::Crash { seconds } => ci::run_some(&[ci::crash(seconds)]),
         Task::Bench { arguments } => bench::run(&arguments),
         Task::MakeStore { blobs, dir } => bench::make_store(blobs, dir),

@@ -11,13 +11,12 @@ use crate::digest::Digest;
 use crate::disk::File;
 use crate::engine::Engine;
 use crate::format::batch::payload_place;
+use crate::format::checkpoint::Location;
 use crate::format::record::{Body, Said};
 use crate::format::seal::{Key, Place};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::format::{Lsn, SegmentId};
-use crate::reader::quarantine;
 use crate::segment::scan::{Found, Payloads, Scan};
-use crate::source::Source;
 
 /// A portion is closed past this length of what it copies, in bytes: commits that arrive meanwhile share the batch with it, and wait
 /// as much longer as it takes to write so much.
@@ -138,9 +137,7 @@ impl Engine {
                 Some(payload) => item.payload = payload,
                 None => {
                     // It was read past the page cache: there is nothing better to be had.
-                    if let Some(file) = self.segments.file(id) {
-                        quarantine(self, digest, &Source::Inline { file, place, header: None });
-                    }
+                    drop(self.set_aside(digest, Location::Inline(place)));
                     return Ok(None);
                 }
             }

@@ -82,6 +82,11 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Goes on where an earlier scan stopped: at `offset_bytes`, behind a batch of that seal, when it is known.
+    pub fn go_on(&mut self, offset_bytes: u64, seal: Option<Seal>) {
+        (self.place.offset_bytes, self.seal) = (offset_bytes, seal);
+    }
+
     /// What comes next. After [`Found::End`] it stays at the end.
     ///
     /// # Errors

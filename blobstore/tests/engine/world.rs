@@ -380,6 +380,8 @@ impl World {
                     Ok(()) => {
                         ensure!(held && !pinned, "unlinked although held: {held}, pinned: {pinned}");
                         self.model.unlink(*repository, *blob);
+                        // Nobody who comes behind it is told of the link, durable or not.
+                        before.unlink(*repository, *blob);
                         renewed.remove(&(*repository, *blob));
                     }
                     Err(UnlinkError::Unknown) => ensure!(!held, "unknown in {repository}"),

@@ -4,5 +4,6 @@ mod deletions;
 mod interrupted;
 mod reconciliation;
 mod running;
+mod scrubbing;
 mod upkeep;
 mod world;

@@ -14,7 +14,7 @@ use super::world::{HOUR_US, World, options};
 use crate::counters::Counters;
 use crate::job::{Job, JobError, Round};
 use crate::runner::{Pace, run};
-use crate::{JobsOptions, start};
+use crate::{JobsOptions, ScrubOptions, start};
 
 /// Answers what its script says, and then that it is idle.
 struct Scripted {
@@ -117,6 +117,7 @@ async fn started_jobs_do_their_work_and_let_go_of_the_store_when_stopped() {
         compaction_bytes_per_sec: 1 << 30,
         checkpoint_pause: pause,
         reconcile_pause: pause,
+        scrub: Some(ScrubOptions { period: pause, digest_period: pause, bytes_per_s: u64::MAX }),
         trust_store: false,
     };
     let jobs =

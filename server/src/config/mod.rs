@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use section::{Key, Section, SetError};
 pub(crate) use sections::StorageIo;
-use sections::{Bootstrap, Limits, Log, Metrics, Server, Storage, Tls, TlsMode, Uploads};
+use sections::{Bootstrap, Limits, Log, Metrics, Scrub, Server, Storage, Tls, TlsMode, Uploads};
 pub(crate) use source::{Environment, Source};
 use values::MetricsListen;
 
@@ -120,6 +120,7 @@ config! {
     server: Server,
     tls: Tls,
     storage: Storage,
+    scrub: Scrub,
     uploads: Uploads,
     limits: Limits,
     metrics: Metrics,

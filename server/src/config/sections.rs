@@ -88,6 +88,16 @@ pub(crate) const LEASE_SECS: u64 = HOUR_SECS;
 /// Time between the last link going and the bytes going.
 pub(crate) const GRACE_SECS: u64 = HOUR_SECS;
 
+/// Milliseconds between two looks for bytes to give back.
+pub(crate) const COLLECTION_PAUSE_MS: u64 = 10_000;
+/// Time between the beginnings of two passes of the scrub: rot is to be found while a client still has the image.
+pub(crate) const SCRUB_PERIOD_SECS: u64 = 7 * DAY_SECS;
+/// Time between two that hold blobs against their digests: checksums find what rots; a digest finds what was written wrongly,
+/// which does not change from week to week.
+pub(crate) const SCRUB_DIGEST_PERIOD_SECS: u64 = 30 * DAY_SECS;
+/// Rate of the scrub: 4.6 TiB in a week, and a twentieth of what a disk with arms gives.
+pub(crate) const SCRUB_BYTES_PER_SEC: u64 = 8 * MIB;
+
 section! {
     /// Where the registry listens and how it is reached.
     struct Server {
@@ -194,9 +204,25 @@ section! {
         /// half the room or more, while the server runs, so that the disk gets that room back. 0 switches it off: segments in
         /// which anything counts then stay.
         compaction_bytes_per_sec: u64 [0..=64 * GIB] = COMPACTION_BYTES_PER_SEC,
+        /// Milliseconds between two looks for bytes to give back. While there are more, no pause is made.
+        collection_pause_ms: u64 [10..=HOUR_SECS * 1000] = COLLECTION_PAUSE_MS,
         /// The operator's word that store and catalog belong together, although the catalog remembers another store or a
         /// later state of it: after one of them was restored from a backup. Until it is given, nothing is deleted.
         trust_store: bool = false,
+    }
+}
+
+section! {
+    /// Reading the whole store again in search of rot, past the page cache. A damaged blob is answered 404 from then on, so that
+    /// the next push heals it; `damage.md` says more. It takes a quarter of the disk's time at most, whatever its rate.
+    struct Scrub {
+        /// Seconds between the beginnings of two passes; one that takes longer is followed at once. 0 never scrubs.
+        period_secs: u64 [0..=365 * DAY_SECS] = SCRUB_PERIOD_SECS,
+        /// Seconds between two passes that hold every blob against its digest. The others compare checksums, which finds the
+        /// same rot and takes less of a processor.
+        digest_period_secs: u64 [0..=3650 * DAY_SECS] = SCRUB_DIGEST_PERIOD_SECS,
+        /// Bytes per second that are read at most; a small blob counts as 64 KiB. 0 never scrubs.
+        bytes_per_sec: u64 [0..=64 * GIB] = SCRUB_BYTES_PER_SEC,
     }
 }
 

@@ -29,7 +29,7 @@ type Figure<T> = (Name, fn(&T) -> u64);
 const WRITABLE: Name = ("store_writable", "1 while the store takes writes.");
 const POISONED: Name = ("store_poisoned", "1 after a failed flush, or a failed write of the log.");
 const DAMAGES: Name = ("store_damages", "Damaged places for which the store is read-only.");
-const STORE_GAUGES: [Figure<Stats>; 12] = [
+const STORE_GAUGES: [Figure<Stats>; 13] = [
     (("store_blobs", "Blobs."), |stats| stats.blobs),
     (("store_blob_bytes", "Bytes of all blobs, each counted once."), |stats| stats.blob_bytes),
     (("store_links", "Links of blobs in repositories."), |stats| stats.links),
@@ -49,6 +49,7 @@ const STORE_GAUGES: [Figure<Stats>; 12] = [
         stats.log.unmovable_segments
     }),
     (("store_garbage_blobs", "Blobs without a link."), |stats| stats.garbage),
+    (("store_quarantined_blobs", "Damaged blobs that are set aside."), |stats| stats.quarantined),
     (("store_free_bytes", "Bytes that the file system has left."), |stats| stats.free_bytes),
 ];
 const STORE_COUNTERS: [Figure<Stats>; 5] = [
@@ -129,6 +130,22 @@ const JOB_COUNTERS: [Figure<Counters>; 14] = [
     (("jobs_reconcile_passes", "Comparisons of catalog and store."), Counters::passes),
     (("jobs_links_given_up", "Unclaimed links that were given up."), Counters::given_up),
     (("jobs_failures", "Runs of a job that failed."), Counters::failures),
+    (("jobs_scrub_bytes", "Bytes that the scrub went through."), Counters::scrub_bytes),
+    (("jobs_scrub_blobs", "Blobs that the scrub found whole."), Counters::scrub_blobs),
+    (("jobs_scrub_bad_blobs", "Blobs that the scrub found damaged."), Counters::scrub_bad_blobs),
+    (("jobs_scrub_passes", "Passes of the scrub over the whole store."), Counters::scrub_passes),
+];
+
+const SCRUB_GAUGES: [Figure<Counters>; 4] = [
+    (("jobs_scrub_progress_permille", "How far the scrub is in its pass."), Counters::scrub_permille),
+    (("jobs_scrub_completed_timestamp_seconds", "When the scrub last ended a pass."), |counters| {
+        counters.scrub_completed_us() / 1_000_000
+    }),
+    (("jobs_scrub_log_damages", "Damaged places of the log."), Counters::scrub_log_damages),
+    (
+        ("jobs_scrub_unreadable", "Blobs and log segments that the disk did not give."),
+        Counters::scrub_unreadable,
+    ),
 ];
 
 impl Collector for JobFigures {
@@ -139,7 +156,11 @@ impl Collector for JobFigures {
         let unclaimed = ("jobs_links_unclaimed", "Links that nothing in the catalog names.");
         gauge(&mut encoder, unclaimed, self.0.unclaimed())?;
         let missing = ("jobs_links_missing", "Blobs that the catalog refers to and the store does not hold.");
-        gauge(&mut encoder, missing, self.0.missing())
+        gauge(&mut encoder, missing, self.0.missing())?;
+        for (name, value) in SCRUB_GAUGES {
+            gauge(&mut encoder, name, value(&self.0))?;
+        }
+        Ok(())
     }
 }
 
