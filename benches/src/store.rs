@@ -124,7 +124,7 @@ pub(crate) fn make(dir: &Path, blobs: u64) -> Result<()> {
 
 fn put_records(number: u64, records: &mut Vec<NewRecord>) -> Result<()> {
     let digest = digest(number);
-    let (body, payload) = if number % SOLO_EVERY == 0 {
+    let (body, payload) = if number.is_multiple_of(SOLO_EVERY) {
         let segment = SegmentId((1 << 32) | number);
         let body =
             Body::Solo { digest, len_bytes: 10 << 20, segment, epoch: 1, trailer: *blake3_like(&digest) };

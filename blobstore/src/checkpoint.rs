@@ -96,10 +96,12 @@ impl Engine {
             // Nothing depends on it: the log still says everything.
             return Err(self.health.failed(&name, &failed));
         }
-        let named =
-            self.disk.sync_dir(INDEX_FOLDER).map_err(Failed::flush).and_then(|()| {
+        let named = self.disk.sync_dir(INDEX_FOLDER).map_err(Failed::flush).and_then(|()| {
+            let writes = if self.checkpoint_was_lost.swap(false, Ordering::AcqRel) { 2 } else { 1 };
+            (0..writes).try_for_each(|_| {
                 self.superblocks.update(&*self.disk, |superblock| superblock.checkpoint = number)
-            });
+            })
+        });
         if let Err(failed) = named {
             // The files stay: a superblock that could not be written may name them all the same.
             self.keep_old_partitions(merges);

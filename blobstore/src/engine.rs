@@ -68,6 +68,8 @@ pub(crate) struct Engine {
     pub(crate) garbage: Mutex<BTreeSet<(u64, Digest)>>,
     /// Whether that of the partitions of the opening is among it.
     pub(crate) garbage_is_loaded: AtomicBool,
+    /// When the store was opened, in milliseconds since 1970.
+    pub(crate) opened_ms: u64,
     /// Until then nothing is unlinked or collected: leases of before the opening are not known.
     pub(crate) fenced_until_ms: AtomicU64,
     /// Solo files whose commit failed.
@@ -82,6 +84,9 @@ pub(crate) struct Engine {
     pub(crate) scrubbing: AtomicBool,
     /// Held while a checkpoint is written.
     pub(crate) checkpointing: Mutex<()>,
+    /// Whether the checkpoint that the superblock names could not be read at the opening. The first new one goes into both superblocks:
+    /// nothing must speak of the lost one any more.
+    pub(crate) checkpoint_was_lost: AtomicBool,
     /// Number of the next partition.
     pub(crate) next_partition: AtomicU64,
     /// The partitions of the newest checkpoint.

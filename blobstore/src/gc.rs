@@ -76,7 +76,7 @@ impl Engine {
         else {
             return Ok(collected);
         };
-        self.load_garbage(now_ms).map_err(|failed| self.index_failed(failed))?;
+        self.load_garbage().map_err(|failed| self.index_failed(failed))?;
         self.redate_garbage(now_ms);
         let mut tickets = Vec::new();
         for (since_ms, digest) in self.candidates(now_ms, budget) {
@@ -100,7 +100,7 @@ impl Engine {
     }
 
     /// Once after an opening: lists what the partitions have without link.
-    fn load_garbage(&self, now_ms: u64) -> Result<(), PageError> {
+    fn load_garbage(&self) -> Result<(), PageError> {
         if self.garbage_is_loaded.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -108,8 +108,9 @@ impl Engine {
             let partition = self.locator.shard(index).partition().cloned();
             for (since_ms, digest) in partition.map_or_else(|| Ok(Vec::new()), |it| it.garbage())? {
                 if since_ms == 0 {
-                    // Its partition was made while the link was on its way, which then did not come.
-                    self.date_garbage(&digest, now_ms)?;
+                    // No record says since when: its partition was made while the link was on its way, which then did not come; or
+                    // those of its link are gone with their segments.
+                    self.date_garbage(&digest, self.opened_ms)?;
                 } else {
                     lock(&self.garbage).insert((since_ms, digest));
                 }
@@ -119,13 +120,13 @@ impl Engine {
         Ok(())
     }
 
-    fn date_garbage(&self, digest: &Digest, now_ms: u64) -> Result<(), PageError> {
+    fn date_garbage(&self, digest: &Digest, since_ms: u64) -> Result<(), PageError> {
         let mut shard = self.locator.write(digest);
         let is_undated =
             shard.find(digest)?.is_some_and(|blob| blob.is_garbage() && blob.unlinked_since_ms == 0);
         if is_undated && let Some(blob) = shard.edit(digest)? {
-            blob.unlinked_since_ms = now_ms.max(1);
-            lock(&self.garbage).insert((now_ms.max(1), *digest));
+            blob.unlinked_since_ms = since_ms.max(1);
+            lock(&self.garbage).insert((since_ms.max(1), *digest));
         }
         Ok(())
     }

@@ -249,6 +249,7 @@ fn assemble(
         log: Log::new(None, 1, 1, now_ms),
         garbage: Mutex::default(),
         garbage_is_loaded: AtomicBool::new(false),
+        opened_ms: now_ms,
         abandoned: Mutex::default(),
         fenced_until_ms: AtomicU64::new(0),
         // Not serving yet.
@@ -262,6 +263,7 @@ fn assemble(
         compaction: Mutex::default(),
         removals: Removals::default(),
         checkpointing: Mutex::default(),
+        checkpoint_was_lost: AtomicBool::new(false),
         next_partition: AtomicU64::new(next_partition),
         partitions_before: Mutex::default(),
         swept: Mutex::new(false),
@@ -305,6 +307,7 @@ impl Engine {
             0 => None,
             number => self.load_checkpoint(number).map_err(OpenError::io(INDEX_FOLDER))?,
         };
+        self.checkpoint_was_lost.store(stored.checkpoint != 0 && checkpoint.is_none(), Ordering::Release);
         let mut end = End { previous: None, next_lsn: 1, time_ms: 0, records: 0 };
         if let Some(checkpoint) = &checkpoint {
             end.next_lsn = checkpoint.next_lsn;

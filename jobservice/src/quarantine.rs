@@ -3,6 +3,7 @@
 //! The engine sets blobs aside by itself, whoever found the damage: a pull, or the scrub. Here they get names.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -37,7 +38,10 @@ impl Job for Quarantine {
     }
 
     async fn round(&mut self) -> Result<Round, JobError> {
-        let set_aside = self.store.quarantined();
+        let store = Arc::clone(&self.store);
+        // It reads the index, which may have to come from the disk.
+        let set_aside = tokio::task::spawn_blocking(move || store.quarantined()).await;
+        let set_aside = set_aside.map_err(io::Error::other)??;
         let now: BTreeSet<Digest> = set_aside.iter().map(|(digest, _)| *digest).collect();
         for healed in self.named.difference(&now) {
             tracing::info!(digest = %healed, "a damaged blob is whole again, or gone");

@@ -139,7 +139,7 @@ async fn push_all(store: &Arc<Store>, lengths: Vec<u64>) -> Result<Vec<Digest>> 
 
 async fn delete(store: &Arc<Store>, digests: &[Digest]) -> Result<()> {
     let mut unlinks = JoinSet::new();
-    for digest in digests.iter().copied() {
+    for &digest in digests {
         let store = Arc::clone(store);
         unlinks.spawn(async move {
             let generation = store.link_generation(repository()?, &digest);

@@ -39,3 +39,25 @@ fn a_session_that_is_started_over_may_be_forgotten() {
         Commit { slot: 0 },
     ]);
 }
+
+/// Garbage whose UNLINK went with its log segment was dated by the first collection after an opening, not by the opening, and
+/// stayed a grace time longer.
+#[test]
+fn garbage_that_no_record_dates_is_dated_by_the_opening() {
+    holds(&[
+        Push { repository: 0, blob: 1 },
+        Unlink { repository: 0, blob: 1 },
+        Tick { ms: 0 },
+        Collect { budget: 100 },
+        Push { repository: 0, blob: 0 },
+        Kill { seed: 0 },
+        Push { repository: 0, blob: 2 },
+        Kill { seed: 0 },
+        Checkpoint,
+        Compact { kib: 1 },
+        Push { repository: 0, blob: 0 },
+        Kill { seed: 0 },
+        Kill { seed: 0 },
+        Push { repository: 0, blob: 8 },
+    ]);
+}

@@ -11,11 +11,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use bytes::Bytes;
-use taffrail_blobstore::disk::Disk;
 use taffrail_blobstore::disk::sim::SimDisk;
+use taffrail_blobstore::disk::{Disk, LockError};
 use taffrail_blobstore::{
-    Digest, LinkError, Options, Pins, PutError, ReadError, SessionId, Store, StoreState, Threading,
-    UnlinkError, UploadError,
+    Digest, LinkError, OpenError, Options, Pins, PutError, ReadError, SessionId, Store, StoreState,
+    Threading, UnlinkError, UploadError,
 };
 
 use crate::catalog::{self, REPOSITORIES, content, repository};
@@ -34,6 +34,9 @@ macro_rules! ensure {
     };
 }
 pub(crate) use ensure;
+
+/// How often the lock is tried: it takes another process some milliseconds to become another program.
+const LOCK_TRIES: u32 = 1_000_000;
 
 /// Histories begin at this time. Not at zero: the engine must not take small numbers for special ones.
 const START_MS: u64 = 1_000_000;
@@ -161,8 +164,18 @@ impl World {
 
     /// Opens the store that was dropped or closed.
     pub(crate) fn open(&mut self) -> Outcome {
-        let store = Store::open(Arc::clone(&self.disk), self.options.clone(), self.model.now_ms)
-            .map_err(|error| format!("the store does not open: {error}"))?;
+        let mut tries = 0;
+        let store = loop {
+            tries += 1;
+            match Store::open(Arc::clone(&self.disk), self.options.clone(), self.model.now_ms) {
+                Ok(store) => break store,
+                // Another test starts a process, which has all descriptors, and the lock with them, until it is the other program.
+                Err(OpenError::Lock(LockError::Held { .. })) if tries < LOCK_TRIES => {
+                    std::thread::yield_now()
+                }
+                Err(error) => return Err(format!("the store does not open: {error}")),
+            }
+        };
         ensure!(store.state() == StoreState::Writable, "the store opens as {:?}", store.state());
         self.store = Some(Arc::new(store));
         self.model.reopened();

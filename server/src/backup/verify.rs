@@ -2,6 +2,7 @@
 //! names against the store.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -137,20 +138,22 @@ pub(crate) fn verify(
 async fn read_blobs(store: &Arc<Store>, progress: &Progress, verified: &mut Verified) -> anyhow::Result<()> {
     progress.begin("verify", store.stats().blob_bytes);
     let mut pages = stream::iter(0..Store::LINK_PAGES)
-        .flat_map(|page| {
-            let links = store.links_page(page);
-            let count = links.len() as u64;
-            let mut seen = HashSet::new();
-            let firsts: Vec<(RepositoryKey, Digest)> = links
-                .into_iter()
-                .filter(|link| seen.insert(link.digest))
-                .map(|link| (link.repository, link.digest))
-                .collect();
-            stream::iter([(count, None)]).chain(stream::iter(firsts).map(|first| (0, Some(first))))
+        .flat_map(|page| match store.links_page(page) {
+            Ok(links) => {
+                let count = links.len() as u64;
+                let mut seen = HashSet::new();
+                let firsts = links
+                    .into_iter()
+                    .filter(|link| seen.insert(link.digest))
+                    .map(|link| Ok((0, Some((link.repository, link.digest)))));
+                stream::iter([Ok((count, None))].into_iter().chain(firsts).collect::<Vec<_>>())
+            }
+            Err(error) => stream::iter(vec![Err(error)]),
         })
-        .map(|(links, first)| {
+        .map(|listed: io::Result<(u64, Option<(RepositoryKey, Digest)>)>| {
             let (store, progress) = (Arc::clone(store), progress.clone());
             async move {
+                let (links, first) = listed.context("the index of the store cannot be read")?;
                 let Some((repository, digest)) = first else { return Ok((links, None)) };
                 let read =
                     tokio::spawn(async move { read_blob(&store, repository, digest, &progress).await });

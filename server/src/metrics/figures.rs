@@ -115,7 +115,7 @@ impl Collector for LogFigures {
 #[derive(Debug)]
 pub(crate) struct JobFigures(pub(crate) Arc<Counters>);
 
-const JOB_COUNTERS: [Figure<Counters>; 14] = [
+const JOB_COUNTERS: [Figure<Counters>; 18] = [
     (("jobs_links_dropped", "Links dropped after deletions."), Counters::unlinked),
     (("jobs_links_put_off", "Links that were in use when they were to be dropped."), Counters::put_off),
     (("jobs_uploads_expired", "Upload sessions ended for being idle."), Counters::expired),

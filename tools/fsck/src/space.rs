@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use taffrail_blobstore::RepositoryKey;
 use taffrail_blobstore::format::checkpoint::Location;
+use taffrail_blobstore::format::partition::PartitionName;
 use taffrail_blobstore::format::{
     INDEX_FOLDER, LOG_FOLDER, RESERVE_FOLDER, SOLO_FOLDER, SUPERBLOCK_NAMES, SegmentId,
 };
@@ -73,6 +74,8 @@ pub(crate) struct DiskSpace {
     /// Files that no record names.
     pub(crate) solo_unclaimed: Used,
     pub(crate) checkpoints: Used,
+    /// Partitions of the index.
+    pub(crate) partitions: Used,
     pub(crate) reserve: Used,
     pub(crate) superblocks: Used,
     /// What repairs replaced.
@@ -201,13 +204,18 @@ fn disk_space(served: &Contents, usage: &Usage) -> DiskSpace {
     let is_other = |name: &str| {
         !is_superblock(name) && name.split_once('/').is_none_or(|(folder, _)| !folders.contains(&folder))
     };
+    let is_indexed = |name: &str| name.split_once('/').is_some_and(|(folder, _)| folder == INDEX_FOLDER);
+    let is_partition = |name: &str| {
+        name.split_once('/').is_some_and(|(_, name)| PartitionName::from_file_name(name).is_some())
+    };
     DiskSpace {
         log: usage.below(LOG_FOLDER),
         solo_linked: solo(Some(Purpose::Linked)),
         solo_garbage: solo(Some(Purpose::Garbage)),
         solo_sessions: solo(Some(Purpose::Session)),
         solo_unclaimed: solo(None),
-        checkpoints: usage.below(INDEX_FOLDER),
+        checkpoints: usage.sum(|name| is_indexed(name) && !is_partition(name)),
+        partitions: usage.sum(|name| is_indexed(name) && is_partition(name)),
         reserve: usage.below(RESERVE_FOLDER),
         superblocks: usage.sum(is_superblock),
         kept: usage.below(KEPT_FOLDER),

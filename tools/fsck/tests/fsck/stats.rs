@@ -145,6 +145,7 @@ fn every_byte_of_the_folder_is_in_one_line() {
         "solo_sessions",
         "solo_unclaimed",
         "checkpoints",
+        "partitions",
         "reserve",
         "superblocks",
         "damaged",
@@ -161,7 +162,8 @@ fn every_byte_of_the_folder_is_in_one_line() {
 
     let files = parts.map(|part| (part, used(part)[0]));
     let segments = image.segments().len() as u64;
-    let wanted = [segments, 1, 1, 1, 1, 1, 1, 2, 1, 2];
+    let partitions = fs::read_dir(image.file("index")).unwrap().count() as u64 - 1;
+    let wanted = [segments, 1, 1, 1, 1, 1, partitions, 1, 2, 1, 2];
     assert_eq!(files.map(|(_, files)| files), wanted, "{files:?}");
     assert_eq!(used("solo_unclaimed")[1], 70_000);
     assert_eq!(used("damaged")[1], 5_000);
