@@ -225,6 +225,27 @@ impl Store {
         self.engine.indexed(shard.find(digest))??.link(repository).map(|link| link.generation)
     }
 
+    /// The generation of a link that may be dropped, for [`Store::unlink_if`]: to be asked before the catalog is.
+    ///
+    /// A link that a manifest on its way into the catalog needs is not one: the catalog does not name it yet, and when it does, this
+    /// generation stands still and the pin is gone.
+    ///
+    /// # Errors
+    /// `Unknown` when there is none, `Pinned`, `Refused`.
+    pub fn droppable_generation(
+        &self,
+        repository: RepositoryKey,
+        digest: &Digest,
+    ) -> Result<Lsn, UnlinkError> {
+        let shard = self.engine.locator.read(digest);
+        let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
+        let link = found.as_ref().and_then(|blob| blob.link(repository)).ok_or(UnlinkError::Unknown)?;
+        if shard.pins.contains_key(&(repository, *digest)) {
+            return Err(UnlinkError::Pinned);
+        }
+        Ok(link.generation)
+    }
+
     /// Links a blob that `from` holds into `to`. One small commit, whatever the blob's size.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Drops the links that deletions left without a name.
 //!
-//! The order decides: first the link's generation, then the question whether anything names the digest, then the unlinking of
-//! just that generation. A push in between renews the link, and the engine refuses.
+//! The order decides: first the link's generation, which no manifest on its way may pin, then the question whether anything names the
+//! digest, then the unlinking of just that generation. A push in between renews the link, and the engine refuses.
 
 use std::sync::Arc;
 
@@ -71,8 +71,12 @@ impl Job for OutboxJob {
 
 impl OutboxJob {
     async fn unlink(&self, row: &OutboxRow) -> Result<Outcome, JobError> {
-        let Some(generation) = self.store.link_generation(row.repository, &row.digest) else {
-            return Ok(Outcome::Done);
+        let generation = match self.store.droppable_generation(row.repository, &row.digest) {
+            Ok(generation) => generation,
+            Err(UnlinkError::Unknown) => return Ok(Outcome::Done),
+            Err(UnlinkError::Pinned) => return Ok(Outcome::Later),
+            Err(UnlinkError::Refused(refusal)) => return Ok(Outcome::Refused(refusal)),
+            Err(error) => return Err(error.into()),
         };
         if self.outbox.is_named(row.repository, &row.digest).await? {
             return Ok(Outcome::Done);

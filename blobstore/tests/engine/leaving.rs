@@ -67,3 +67,24 @@ fn a_link_whose_removal_failed_is_there_again() {
     assert!(wait(store.unlink_if(repository(0), &digest, generation, LATER_MS)).is_err());
     assert!(store.stat(repository(0), &digest, LATER_MS).is_ok());
 }
+
+/// The catalog was asked while a manifest was on its way into it, after its push had renewed the link: it named nothing yet, and when it
+/// did, and the pin was gone, the generation was the same. The link was dropped under the image. A soak of the whole server met it.
+#[test]
+fn a_link_that_a_manifest_on_its_way_needs_has_no_generation_to_drop() {
+    let disk = SimDisk::new();
+    let (store, digest, bytes) = stocked(&disk);
+    let manifest = Bytes::from_static(b"manifest");
+    let manifest_digest = Digest::of(Algorithm::Sha256, &manifest);
+    let needs = [(digest, bytes.len() as u64)];
+    let pins = wait(store.put(repository(0), &manifest_digest, manifest, &needs, NOW_MS)).unwrap();
+    for pinned in [digest, manifest_digest] {
+        let asked = store.droppable_generation(repository(0), &pinned);
+        assert!(matches!(asked, Err(UnlinkError::Pinned)), "{asked:?}");
+    }
+    drop(pins);
+    let generation = store.link_generation(repository(0), &digest).unwrap();
+    assert_eq!(store.droppable_generation(repository(0), &digest).unwrap(), generation);
+    let absent = store.droppable_generation(repository(1), &digest);
+    assert!(matches!(absent, Err(UnlinkError::Unknown)), "{absent:?}");
+}
