@@ -190,13 +190,19 @@ impl Engine {
         }
         let mut last = None;
         for entry in entries {
-            self.load_entry(entry, &mut partitions, &mut last);
+            self.load_entry(entry, &header, &mut partitions, &mut last);
         }
         Ok(Some(header))
     }
 
     /// Takes an entry up. `last` is the shard or blob that the entry before was of.
-    fn load_entry(&self, entry: Entry, partitions: &mut BTreeMap<u8, Arc<Partition>>, last: &mut Option<u8>) {
+    fn load_entry(
+        &self,
+        entry: Entry,
+        header: &CheckpointHeader,
+        partitions: &mut BTreeMap<u8, Arc<Partition>>,
+        last: &mut Option<u8>,
+    ) {
         match entry {
             Entry::Segment { segment, end_bytes, tombstones, .. } => {
                 self.segments.advance(segment, end_bytes);
@@ -252,8 +258,13 @@ impl Engine {
                 }
             }
             Entry::Session { record_segment, record_bytes, session } => {
-                let taken = self.sessions.log(&session, record_segment, record_bytes);
+                // What ended it before the checkpoint, it would not have outlived; what comes behind ends it.
+                let lsn = header.next_lsn.saturating_sub(1);
+                let taken = self.sessions.log(&session, record_segment, record_bytes, lsn);
                 self.segments.add_live(record_segment, taken.more);
+                for (held, live) in taken.replaced {
+                    self.segments.remove_live(held, live);
+                }
             }
         }
     }

@@ -165,14 +165,14 @@ impl Engine {
                 }
             }
             Body::Session(session) => {
-                let taken = self.sessions.log(session, segment, footprint::session_bytes(session));
+                let taken = self.sessions.log(session, segment, footprint::session_bytes(session), lsn);
                 self.segments.add_live(segment, taken.more);
                 for (held, live) in taken.replaced {
                     self.segments.remove_live(held, live);
                 }
             }
             Body::SessionEnd { session } => {
-                for (held, live) in self.sessions.forget_logged(session) {
+                for (held, live) in self.sessions.forget_logged(session, lsn) {
                     self.segments.remove_live(held, live);
                 }
             }

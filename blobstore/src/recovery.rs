@@ -461,7 +461,7 @@ impl Engine {
                 if let Some(Location::Solo { segment, .. }) = &blob.location
                     && let Some(session) = sessions.get(segment)
                 {
-                    for (held, live) in self.sessions.forget_logged(session) {
+                    for (held, live) in self.sessions.forget_logged(session, Lsn::MAX) {
                         self.segments.remove_live(held, live);
                     }
                 }

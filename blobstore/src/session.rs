@@ -15,8 +15,8 @@ use std::collections::HashMap;
 
 use crate::digest::Algorithm;
 use crate::error::UploadError;
-use crate::format::SegmentId;
 use crate::format::record::{HashedOffset, SESSION_CRCS_MAX, SessionRecord};
+use crate::format::{Lsn, SegmentId};
 use crate::hasher::Hasher;
 use crate::lane::Lane;
 use crate::options::Options;
@@ -119,6 +119,8 @@ fn make_room(
 pub(crate) struct Logged {
     /// The newest record, with the checksums of all records before it.
     pub(crate) record: SessionRecord,
+    /// Its LSN, or a higher one when it is known from a checkpoint.
+    lsn: Lsn,
     /// The log segments with its records, each once, with what its records take there. A state that a later record in the same
     /// segment replaced counts as well: its checksums still do.
     pub(crate) segments: Vec<(SegmentId, Live)>,
@@ -323,12 +325,14 @@ impl Sessions {
 
     /// Takes in a durable SESSION record, which takes `bytes` of that log segment. Several records of a session in a segment are
     /// one state. One that begins with the first checksum says all there is to say: those before it count no more.
-    pub(crate) fn log(&self, record: &SessionRecord, segment: SegmentId, bytes: u64) -> Taken {
+    pub(crate) fn log(&self, record: &SessionRecord, segment: SegmentId, bytes: u64, lsn: Lsn) -> Taken {
         let mut logged = lock(&self.logged);
         let entry = logged.entry(record.session).or_insert_with(|| Logged {
             record: SessionRecord { first_block: 0, crcs: Vec::new(), ..record.clone() },
+            lsn,
             segments: Vec::new(),
         });
+        entry.lsn = lsn;
         let mut crcs = std::mem::take(&mut entry.record.crcs);
         let first_block = usize::try_from(record.first_block).unwrap_or(usize::MAX);
         // Behind a gap no checksum would be that of its block. Without it, too few are there when the session is opened.
@@ -373,13 +377,18 @@ impl Sessions {
         Some(said.collect())
     }
 
-    /// Forgets what was logged, and a session that is over; gives the log segments with its records, and what these took.
-    pub(crate) fn forget_logged(&self, id: &SessionId) -> Vec<(SegmentId, Live)> {
+    /// Forgets what was logged before `lsn`, and a session that is over; gives the log segments with its records, and what these took.
+    /// A session that was started over has records behind the one that ended it, and stays.
+    pub(crate) fn forget_logged(&self, id: &SessionId, lsn: Lsn) -> Vec<(SegmentId, Live)> {
         let mut slots = lock(&self.slots);
+        let mut all = lock(&self.logged);
+        if all.get(id).is_some_and(|logged| logged.lsn > lsn) {
+            return Vec::new();
+        }
         if slots.get(id).is_some_and(Slot::is_over) {
             slots.remove(id);
         }
-        lock(&self.logged).remove(id).map(|logged| logged.segments).unwrap_or_default()
+        all.remove(id).map(|logged| logged.segments).unwrap_or_default()
     }
 
     /// Puts a session back that is known from the log only, and could not be looked at to the end.

@@ -61,3 +61,22 @@ fn garbage_that_no_record_dates_is_dated_by_the_opening() {
         Push { repository: 0, blob: 8 },
     ]);
 }
+
+/// A session that was started over has an end in the log, and goes on behind it. Compaction copied both, and the copy of the end, which
+/// came last, ended it for good.
+#[test]
+fn the_copy_of_an_end_spares_a_session_that_was_started_over() {
+    holds(&[
+        Push { repository: 0, blob: 9 },
+        Push { repository: 0, blob: 10 },
+        Begin { slot: 1, repository: 0, blob: 9 },
+        Rewind { slot: 1, bytes: 1_048_577 },
+        Restart { slot: 1, blob: 11, bytes: 262_144 },
+        Write { slot: 1, bytes: 786_433 },
+        Kill { seed: 36_942 },
+        Push { repository: 0, blob: 0 },
+        Kill { seed: 2_286 },
+        Checkpoint,
+        Compact { kib: 1 },
+    ]);
+}

@@ -126,7 +126,7 @@ fn a_push_that_meets_the_scrub_s_find_is_served_once_it_is_acknowledged_after_it
         assert!(scrubbing.join().unwrap() <= 1);
         reading.join().unwrap();
         read(&store, repository(0), &small()).unwrap();
-        assert_eq!((store.quarantined().len(), store.state()), (0, StoreState::Writable));
+        assert_eq!((store.quarantined().unwrap().len(), store.state()), (0, StoreState::Writable));
         drop(store);
         read(&after_power_loss(&disk, 1), repository(0), &small()).unwrap();
     });
