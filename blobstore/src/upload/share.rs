@@ -72,7 +72,8 @@ impl Upload {
         match taken.await.unwrap_or_else(|| Err(closing())) {
             Ok(taken) => {
                 let Some(data) = self.data.as_mut() else { return Err(UploadError::Unknown) };
-                (data.hasher, data.tail, data.offset_bytes) = (taken.hasher, taken.tail, len_bytes);
+                (data.hasher, data.offset_bytes) = (taken.hasher, len_bytes);
+                data.keep_hashed(&self.engine, &taken.tail);
                 data.solo = Some(taken.solo);
                 Ok(Shared::Whole)
             }
