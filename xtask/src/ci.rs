@@ -68,6 +68,7 @@ pub(crate) fn run() -> Result<()> {
                 "--package",
                 "taffrail-tests",
                 "--locked",
+                "--no-fail-fast",
                 "--lib",
                 "--test",
                 "server",
