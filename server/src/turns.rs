@@ -42,9 +42,10 @@ impl Wake for Shared {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Whoever polls looks at the state before it leaves; from then on the task itself has to be woken.
-        let noticed = self.state.compare_exchange(POLLING, AGAIN, Ordering::AcqRel, Ordering::Acquire);
-        if noticed == Err(AWAY) {
+        // Whoever polls looks at the state before it leaves; from then on the task itself has to be woken. It is written also when it
+        // says so already: the poll that follows must see what this wake is about, however little its source orders of itself.
+        let again = |state: u8| (state != AWAY).then_some(AGAIN);
+        if self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, again).is_err() {
             self.task.wake();
         }
     }
@@ -67,7 +68,8 @@ impl Turns {
         let state = &self.shared.state;
         self.shared.task.register(context.waker());
         for _ in 0..TURNS_MAX {
-            state.store(POLLING, Ordering::Release);
+            // Not a plain store: see the wake.
+            state.swap(POLLING, Ordering::AcqRel);
             if let Poll::Ready(outcome) = poll(&mut Context::from_waker(&self.waker)) {
                 state.store(AWAY, Ordering::Release);
                 return Poll::Ready(outcome);

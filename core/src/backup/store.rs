@@ -104,10 +104,12 @@ pub async fn mark_copy(copy: &Path, context: Context, store: &StoreIdentity) -> 
 /// # Errors
 /// Faults of the database.
 pub async fn problems(database: &Database) -> Result<Vec<String>, DbError> {
-    let found: Vec<String> = sqlx::query_scalar(INTEGRITY).fetch_all(database.readers()).await?;
+    // Each of these reads all of it, which may take longer than a request may wait for a statement.
+    let mut reader = database.readers().acquire().await?;
+    let found: Vec<String> = sqlx::query_scalar(INTEGRITY).fetch_all(&mut *reader).await?;
     let mut problems: Vec<String> = found.into_iter().filter(|line| line != "ok").collect();
     let dangling: Vec<String> = sqlx::query_scalar("SELECT DISTINCT \"table\" FROM pragma_foreign_key_check")
-        .fetch_all(database.readers())
+        .fetch_all(&mut *reader)
         .await?;
     problems.extend(dangling.into_iter().map(|table| format!("rows of {table} refer to what is not there")));
     Ok(problems)
@@ -118,10 +120,11 @@ pub async fn problems(database: &Database) -> Result<Vec<String>, DbError> {
 /// # Errors
 /// Faults of the database.
 pub async fn figures(database: &Database) -> Result<CatalogFigures, DbError> {
+    let mut reader = database.readers().acquire().await?;
     let (repositories, artifacts, tags): (i64, i64, i64) = sqlx::query_as(
         "SELECT (SELECT COUNT(*) FROM repositories), (SELECT COUNT(*) FROM artifacts), (SELECT COUNT(*) FROM tags)",
     )
-    .fetch_one(database.readers())
+    .fetch_one(&mut *reader)
     .await?;
     Ok(CatalogFigures { repositories, artifacts, tags })
 }

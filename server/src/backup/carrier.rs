@@ -104,7 +104,7 @@ impl<'a> Carrier<'a> {
 
     fn copy(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         self.parent(to)?;
-        let mut source = File::open(from)?;
+        let mut source = open_no_link(from)?;
         let mut target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
         // In the kernel, and by sharing extents where the file system can.
         io::copy(&mut source, &mut target)?;
@@ -125,6 +125,12 @@ impl<'a> Carrier<'a> {
 }
 
 /// Another file system, one without links, or a file with too many of them.
+/// Opens a file to read it, and no symbolic link: a backup may be made as root, of a folder that belongs to somebody else.
+fn open_no_link(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits();
+    File::options().read(true).custom_flags(i32::try_from(flags).unwrap_or_default()).open(path)
+}
+
 fn cannot_link(error: &io::Error) -> bool {
     matches!(
         error.kind(),

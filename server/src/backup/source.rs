@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
+use taffrail_blobstore::format::{INDEX_FOLDER, LOG_FOLDER, SOLO_FOLDER, SUPERBLOCK_NAMES};
 use taffrail_blobstore::{RemovalHold, SnapshotFile, Store};
 use tokio::runtime::Runtime;
 
@@ -94,12 +95,19 @@ impl Source {
                 let mut files = Vec::new();
                 for _ in 0..count {
                     let line = running.line()?;
-                    files
-                        .push(SnapshotFile { name: text(&line["name"])?, len_bytes: line["bytes"].as_u64() });
+                    let name = text(&line["name"])?;
+                    ensure!(is_store_file(&name), "the server names a file that no store has: {name:?}");
+                    files.push(SnapshotFile { name, len_bytes: line["bytes"].as_u64() });
                 }
+                let superblock_name = text(&answer["superblock"]["name"])?;
+                let is_superblock = SUPERBLOCK_NAMES.contains(&&*superblock_name);
+                ensure!(
+                    is_superblock,
+                    "the server names a superblock that no store has: {superblock_name:?}"
+                );
                 Ok(Sealed {
                     next_lsn: number(&answer["next_lsn"])?,
-                    superblock_name: text(&answer["superblock"]["name"])?,
+                    superblock_name,
                     superblock: unhex(&text(&answer["superblock"]["hex"])?)?,
                     files,
                 })
@@ -125,6 +133,19 @@ impl Source {
             }
         }
     }
+}
+
+/// Whether a store may have a sealed file of that name. A backup may be made as root, by the word of a server that is not: what it says
+/// must lead nowhere else.
+fn is_store_file(name: &str) -> bool {
+    let is_plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+    };
+    let folders = [LOG_FOLDER, SOLO_FOLDER, INDEX_FOLDER];
+    name.split_once('/')
+        .is_some_and(|(folder, rest)| folders.contains(&folder) && rest.split('/').all(is_plain))
 }
 
 impl Running {
@@ -164,4 +185,28 @@ pub(crate) fn unhex(text: &str) -> anyhow::Result<Vec<u8>> {
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).context("no hexadecimal digits"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_names_leads_nowhere_out_of_the_store() {
+        let good = ["log/0000000000000001.seg", "solo/3f/00000001000000b2.seg", "index/0000000000000002.ckp"];
+        assert!(good.iter().all(|name| is_store_file(name)));
+        let bad = [
+            "/etc/passwd",
+            "log/../../etc/passwd",
+            "log//x",
+            "log/",
+            "log",
+            "SUPER.0",
+            "keys/token.pem",
+            "log/.hidden",
+            "log/a b",
+            "",
+        ];
+        assert!(bad.iter().all(|name| !is_store_file(name)));
+    }
 }
