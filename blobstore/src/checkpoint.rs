@@ -73,6 +73,10 @@ impl Engine {
         let _turn = lock(&self.checkpointing);
         let ((replay_segment, replay_offset_bytes), next_lsn) = {
             let writer = lock(&self.log.writer);
+            // Records are applied under this lock. One that was not, because the index failed, must not lie before the position.
+            if let Some(refusal) = self.health.refusal() {
+                return Err(refusal);
+            }
             (writer.position(), writer.next_lsn)
         };
         if replay_segment == SegmentId(0) {
@@ -97,7 +101,7 @@ impl Engine {
             return Err(self.health.failed(&name, &failed));
         }
         let named = self.disk.sync_dir(INDEX_FOLDER).map_err(Failed::flush).and_then(|()| {
-            let writes = if self.checkpoint_was_lost.swap(false, Ordering::AcqRel) { 2 } else { 1 };
+            let writes = if self.checkpoint_was_lost.load(Ordering::Acquire) { 2 } else { 1 };
             (0..writes).try_for_each(|_| {
                 self.superblocks.update(&*self.disk, |superblock| superblock.checkpoint = number)
             })
@@ -107,6 +111,7 @@ impl Engine {
             self.keep_old_partitions(merges);
             return Err(self.health.failed(&name, &failed));
         }
+        self.checkpoint_was_lost.store(false, Ordering::Release);
         self.end_merges(merges);
         self.replay_from.store(replay_segment.0, Ordering::Release);
         // The one before stays: the other superblock names it.
@@ -188,6 +193,7 @@ impl Engine {
                 partitions.insert(*shard, Arc::new(partition));
             }
         }
+        *lock(&self.partitions_before) = partitions.values().map(|partition| partition.header.name).collect();
         let mut last = None;
         for entry in entries {
             self.load_entry(entry, &header, &mut partitions, &mut last);

@@ -51,7 +51,8 @@ pub(crate) struct Turn<'a> {
 impl<'a> Turn<'a> {
     /// `None` while somebody has it, or removals are held.
     pub(crate) fn take(taken: &'a AtomicBool, removals: &'a Removals) -> Option<Turn<'a>> {
-        let turn = (!taken.swap(true, Ordering::AcqRel)).then_some(Turn { taken, removals })?;
+        // Made only when it was taken: dropping one gives it back.
+        let turn = (!taken.swap(true, Ordering::AcqRel)).then(|| Turn { taken, removals })?;
         // After it was taken: who holds removals looks for a turn that is taken, after saying so.
         (!removals.are_held()).then_some(turn)
     }
@@ -230,8 +231,9 @@ impl Engine {
             .find(|other| *other > id)
             .unwrap_or(SegmentId(id.0 + 1));
         for _ in 0..2 {
-            let updated =
-                self.superblocks.update(&*self.disk, |superblock| superblock.oldest_segment = oldest.0);
+            let updated = self.superblocks.update(&*self.disk, |superblock| {
+                superblock.oldest_segment = superblock.oldest_segment.max(oldest.0);
+            });
             updated.map_err(|failed| self.health.failed("superblock", &failed))?;
         }
         Ok(())
@@ -275,5 +277,22 @@ impl Engine {
             }
         }
         Ok(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A turn was made for whoever asked, and dropped when it was not to be had, which gave back somebody else's.
+    #[test]
+    fn a_turn_that_is_refused_stays_with_who_has_it() {
+        let (taken, removals) = (AtomicBool::new(false), Removals::default());
+        let turn = Turn::take(&taken, &removals);
+        assert!(turn.is_some());
+        assert!(Turn::take(&taken, &removals).is_none());
+        assert!(Turn::take(&taken, &removals).is_none(), "the one that was refused gave nothing back");
+        drop(turn);
+        assert!(Turn::take(&taken, &removals).is_some());
     }
 }

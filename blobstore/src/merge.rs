@@ -148,11 +148,12 @@ impl Engine {
         *before = in_use;
     }
 
-    /// Once at an opening, when both superblocks name its checkpoint: removes the partitions that this one does not name.
+    /// Once at an opening, when both superblocks name its checkpoint: removes the partitions that neither this one names nor the
+    /// replay made.
     pub(crate) fn sweep_partitions(&self) {
         let in_use = self.partitions_in_use();
-        remove_partitions(&*self.disk, |name| in_use.contains(&name));
-        *lock(&self.partitions_before) = in_use;
+        let before = lock(&self.partitions_before);
+        remove_partitions(&*self.disk, |name| in_use.contains(&name) || before.contains(&name));
     }
 
     /// While the log is replayed: makes a partition of a delta that would take too much memory. One that cannot be written stays in

@@ -136,6 +136,8 @@ impl Queue {
     fn push(&self, job: Job) {
         lock(&self.jobs).waiting.push_back(job);
         self.wake.notify_one();
+        // Whoever tears the pool down runs what comes now.
+        self.settled.notify_all();
     }
 
     fn next(&self) -> Option<Job> {

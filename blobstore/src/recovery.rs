@@ -88,6 +88,7 @@ pub(crate) fn open(
         damage = known;
         let without_checkpoint = Superblock { checkpoint: 0, ..stored.clone() };
         end = engine.replay(&without_checkpoint, &segments.found, &mut damage)?;
+        engine.checkpoint_was_lost.store(true, Ordering::Release);
         if engine.locator.is_broken.load(Ordering::Acquire) {
             let error = io::Error::other("what was just written to the index cannot be read");
             return Err(OpenError::Io { name: INDEX_FOLDER.to_owned(), error });

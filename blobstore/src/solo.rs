@@ -373,7 +373,9 @@ impl SoloWriter {
         let file = Arc::clone(&self.file);
         let flush = self.flushing(engine);
         self.allocated_bytes = layout.file_bytes;
-        // Among the writes under way, so that whoever goes on after this future was dropped waits for it.
+        // Among the writes under way, so that whoever goes on after this future was dropped waits for it: it writes, and cuts the file,
+        // where the next unit would go.
+        self.overlaps = true;
         self.in_flight.push_back(engine.pool.run(move || {
             let mut buffer = AlignedBuffer::zeroed(tail.len());
             buffer.as_mut_slice().copy_from_slice(&tail);
