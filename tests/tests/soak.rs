@@ -27,7 +27,7 @@ const SEGMENT_BYTES: u64 = 1 << 20;
 const GIVEN_BACK_MIN: u64 = 95;
 
 /// Whether the dead bytes of log segments in which something lives come back: that is compaction's work.
-const LOG_IS_COMPACTED: bool = false;
+const LOG_IS_COMPACTED: bool = true;
 
 /// A link that was leased when it was to go is tried again after ten seconds, and twice that.
 const RECLAIM_DEADLINE: Duration = Duration::from_secs(60);
