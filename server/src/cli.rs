@@ -59,12 +59,9 @@ pub(crate) struct Import {
     /// Read names and manifests only, write nothing, and say what would be done. The digests of layers are not verified.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print the report as one JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// No progress bar, even on a terminal.
-    #[arg(long)]
-    pub(crate) quiet: bool,
+    /// What it says.
+    #[command(flatten)]
+    pub(crate) says: Says,
     /// Which data directory.
     #[command(flatten)]
     pub(crate) place: Place,
@@ -79,6 +76,17 @@ pub(crate) enum ImportMode {
     Copy,
 }
 
+/// What a command says while it works and at its end.
+#[derive(Debug, Args)]
+pub(crate) struct Says {
+    /// Print the report as one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bar, even on a terminal.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
 /// Options of `backup`.
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
@@ -90,12 +98,9 @@ pub(crate) struct Backup {
     /// How files get there [default: link on the same file system, else copy].
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Carry>,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// No progress bar, even on a terminal.
-    #[arg(long)]
-    pub(crate) quiet: bool,
+    /// What it says.
+    #[command(flatten)]
+    pub(crate) says: Says,
     /// Which data directory.
     #[command(flatten)]
     pub(crate) place: Place,
@@ -112,12 +117,9 @@ pub(crate) struct Restore {
     /// How files get there [default: link on the same file system, else copy].
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Carry>,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// No progress bar, even on a terminal.
-    #[arg(long)]
-    pub(crate) quiet: bool,
+    /// What it says.
+    #[command(flatten)]
+    pub(crate) says: Says,
     /// Which data directory. It must be empty, or not be there.
     #[command(flatten)]
     pub(crate) place: Place,

@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Backup, environment: &Environment) -> ExitCode {
 
 fn list(options: &Backup) -> anyhow::Result<()> {
     let found = shelf::list(&options.dir)?;
-    if options.json {
+    if options.says.json {
         say(&format!("{:#}\n", shelf::list_json(&options.dir, &found)));
     } else {
         say(&shelf::list_text(&found));
@@ -112,7 +112,7 @@ fn make(options: &Backup, environment: &Environment) -> anyhow::Result<()> {
     let (source, held) = Source::hold(&dir, &config, &runtime)?;
     let identity = StoreIdentity { uuid: held.uuid, next_lsn: held.next_lsn, links: 0 };
     let (partial, whole) = shelf.begin(&time_of_day(ambient::now_ms(), "%Y%m%dT%H%M%SZ")?)?;
-    let progress = Progress::new(options.quiet);
+    let progress = Progress::new(options.says.quiet);
     let filled = fill(&dir, options.mode, &partial, source, identity, &runtime, &progress);
     progress.end();
     let made = match filled {
@@ -125,7 +125,7 @@ fn make(options: &Backup, environment: &Environment) -> anyhow::Result<()> {
     };
     shelf.finish(&partial, &whole).with_context(|| whole.display().to_string())?;
     let made = Made { path: whole, ..made };
-    if options.json {
+    if options.says.json {
         say(&format!("{:#}\n", made.json()));
     } else {
         say(&made.text());

@@ -55,7 +55,7 @@ fn restore(options: &Restore, environment: &Environment) -> anyhow::Result<Optio
     let target = &config.storage.data_dir;
     make_empty(target)?;
     let begun = Instant::now();
-    let progress = Progress::new(options.quiet);
+    let progress = Progress::new(options.says.quiet);
     progress.begin("restore", marker.bytes);
     let mut carrier = Carrier::new(options.mode, &progress);
     carry(&backup, target, options.verify, &mut carrier)?;
@@ -69,7 +69,7 @@ fn restore(options: &Restore, environment: &Environment) -> anyhow::Result<Optio
     let verified =
         if options.verify { Some(verify::verify(&dir, &config, &marker, &progress)?) } else { None };
     progress.end();
-    if options.json {
+    if options.says.json {
         let document = json!({
             "backup": backup.display().to_string(),
             "data_dir": dir.root().display().to_string(),

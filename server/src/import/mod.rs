@@ -55,7 +55,7 @@ fn import(options: &Import, environment: &Environment) -> anyhow::Result<Report>
     let tree = Tree::open(&options.dir)?;
     let (sources, refused) =
         plan::sources(&tree, &default).with_context(|| format!("{}/repositories", tree.path().display()))?;
-    let progress = Progress::new(options.quiet);
+    let progress = Progress::new(options.says.quiet);
     let mut report = Report { refused, ..Report::default() };
     if options.dry_run {
         foresee(&tree, &sources, &mut report, Foreseen::Reported);
@@ -63,8 +63,11 @@ fn import(options: &Import, environment: &Environment) -> anyhow::Result<Report>
         take_over(options, &config, &tree, &sources, &mut report, &progress)?;
     }
     progress.end();
-    let text =
-        if options.json { format!("{:#}\n", report.json(tree.path())) } else { report.text(tree.path()) };
+    let text = if options.says.json {
+        format!("{:#}\n", report.json(tree.path()))
+    } else {
+        report.text(tree.path())
+    };
     // Standard output that is closed is the reader's own wish.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
     Ok(report)
