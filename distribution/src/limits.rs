@@ -17,6 +17,10 @@ pub const MOUNT_SOURCES_MAX: usize = 4096;
 /// unlinked at this moment.
 pub const MOUNT_HOLDERS_MAX: usize = 16;
 
+/// How long the answer to a manifest waits for its catalog transaction. It is a single small write: one that takes longer hangs, and
+/// goes on without the client, who is told to try again.
+pub const MANIFEST_WAIT: Duration = Duration::from_secs(10);
+
 /// The limits of the API; see each field. [`Limits::default`] has the published defaults.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -61,8 +61,9 @@ impl SqlCatalog {
         SqlCatalog { database, context, repositories, visibility_of, cache: ManifestCache::new(), outbox }
     }
 
-    /// Runs a write to a repository in a task of its own, and makes the cache forget before the outcome is known to anybody.
-    async fn write(
+    /// Runs a write to a repository in a task of its own, to its end, and makes the cache forget before the outcome is known to
+    /// anybody.
+    async fn write_to_the_end(
         &self,
         repository: RepositoryKey,
         write: impl Future<Output = Result<(), CatalogError>> + Send + 'static,
@@ -73,11 +74,16 @@ impl SqlCatalog {
             cache.forget(repository);
             outcome
         });
-        // Whoever asked is told that it takes too long; the write is not given up.
-        in_time(async {
-            task.await.unwrap_or_else(|error| Err(CatalogError::Unavailable(error.to_string())))
-        })
-        .await
+        task.await.unwrap_or_else(|error| Err(CatalogError::Unavailable(error.to_string())))
+    }
+
+    /// The same; whoever asked is told when it takes too long, and the write is not given up.
+    async fn write(
+        &self,
+        repository: RepositoryKey,
+        write: impl Future<Output = Result<(), CatalogError>> + Send + 'static,
+    ) -> Result<(), CatalogError> {
+        in_time(self.write_to_the_end(repository, write)).await
     }
 }
 
@@ -176,7 +182,8 @@ impl Catalog for SqlCatalog {
     ) -> Result<(), CatalogError> {
         let (database, now_us) = (self.database.clone(), self.context.now_micros());
         let write = put(database, grant.repository, reference.clone(), manifest, now_us);
-        self.write(grant.repository, write).await
+        // However long it takes: the caller holds pins until it is over.
+        self.write_to_the_end(grant.repository, write).await
     }
 
     async fn delete_tag(

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
 use taffrail_blobstore::{Algorithm, Digest};
+use tokio::time::timeout;
 
 use crate::access::Grant;
 use crate::answer::{self, DOCKER_CONTENT_DIGEST, Lifetime, OCI_SUBJECT, OCI_TAG};
@@ -22,7 +23,7 @@ use crate::body::{self, CollectError, Incoming, Piece, ResponseBody};
 use crate::catalog::{CatalogError, ManifestEntry, NewManifest, Precondition};
 use crate::conditional::{self, Verdict};
 use crate::error::Error;
-use crate::limits::TAG_PARAMETERS_MAX;
+use crate::limits::{MANIFEST_WAIT, TAG_PARAMETERS_MAX};
 use crate::manifest::Manifest;
 use crate::name::{Reference, Tag};
 use crate::range::ByteRange;
@@ -132,14 +133,17 @@ pub(crate) async fn put(
     };
     let (blobs, catalog) = (Arc::clone(&registry.blobs), Arc::clone(&registry.catalog));
     let (granted, identity, reference) = (grant.clone(), call.identity.clone(), reference.clone());
-    // A task of its own: when the client hangs up, the pins must hold until the catalog's transaction has ended all the same.
+    // A task of its own: when the client hangs up, or is told that it takes too long, the pins must hold until the catalog's
+    // transaction has ended all the same.
     let put = tokio::spawn(async move {
         let pins = blobs.put(granted.repository, &digest, bytes, &links).await?;
         let result = catalog.put_manifest(&granted, &identity, &reference, new).await;
         drop(pins);
         result.map_err(|error| Error::catalog(error, &granted.name))
     });
-    put.await.map_err(|error| BlobError::Unavailable(format!("putting a manifest: {error}")))??;
+    let put = timeout(MANIFEST_WAIT, put).await;
+    let put = put.map_err(|_| BlobError::Unavailable("putting a manifest takes too long".to_owned()))?;
+    put.map_err(|error| BlobError::Unavailable(format!("putting a manifest: {error}")))??;
 
     let mut response = answer::empty(StatusCode::CREATED);
     let headers = response.headers_mut();

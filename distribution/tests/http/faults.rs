@@ -1,11 +1,13 @@
 //! Faults of store and catalog, slow and oversized bodies.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use taffrail_distribution::limits::Limits;
 use taffrail_distribution::manifest::OCI_IMAGE;
+use tokio::sync::Notify;
 
 use crate::client::{End, Frames, Scene, image, sha256};
 use crate::memory::Fault;
@@ -80,6 +82,25 @@ async fn faults_of_the_catalog_are_503_and_507() {
         // Blobs need no catalog.
         scene.get("alice", format!("/v2/pa/app/blobs/{config}")).expect(200).await;
     }
+}
+
+/// The client is answered, and the transaction goes on: were the pins dropped with the answer, the layers could go before it names
+/// them.
+#[tokio::test(start_paused = true)]
+async fn pins_outlive_an_answer_that_did_not_wait_for_the_catalog() {
+    let scene = Scene::new();
+    let config = scene.push_blob("alice", "pa/app", b"{}").await;
+    let stall = Arc::new(Notify::new());
+    scene.catalog.with(|inner| inner.stall = Some(Arc::clone(&stall)));
+    let document = image(&[(config, 2)]).to_string();
+    let put = scene.put("alice", "/v2/pa/app/manifests/v1").header("Content-Type", OCI_IMAGE);
+    put.body(document).refused(503, "UNAVAILABLE").await;
+    assert!(scene.blobs.with(|inner| inner.pins) > 0, "the transaction may still come through");
+    stall.notify_one();
+    while scene.blobs.with(|inner| inner.pins) > 0 {
+        tokio::task::yield_now().await;
+    }
+    scene.get("alice", "/v2/pa/app/manifests/v1").expect(200).await;
 }
 
 /// P-04: damage at the start is an answer, damage later cuts the connection; wrong bytes never go out as complete.

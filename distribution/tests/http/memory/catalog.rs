@@ -12,6 +12,8 @@ use taffrail_distribution::catalog::{
 };
 use taffrail_distribution::name::{Reference, RepositoryName, Tag};
 
+use tokio::sync::Notify;
+
 use super::Names;
 
 /// A catalog in memory. The fields are public: tests look at what a call left behind.
@@ -29,6 +31,8 @@ pub(crate) struct Inner {
     /// What every call fails with.
     pub(crate) unavailable: bool,
     pub(crate) no_space: bool,
+    /// A manifest waits for it.
+    pub(crate) stall: Option<Arc<Notify>>,
     /// What happens between the answer of `uses_blob` and whatever the caller does with it.
     pub(crate) after_uses_blob: Option<Box<dyn FnOnce() + Send>>,
     /// Referrers entries handed out, to see that pages cost what they hold.
@@ -115,6 +119,10 @@ impl Catalog for MemoryCatalog {
         reference: &Reference,
         manifest: NewManifest,
     ) -> Result<(), CatalogError> {
+        let stall = self.with(|inner| inner.stall.clone());
+        if let Some(stall) = stall {
+            stall.notified().await;
+        }
         self.with(|inner| {
             inner.up()?;
             inner.judge(inner.resolve(grant.repository, reference), &manifest.precondition)?;
