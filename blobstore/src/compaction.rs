@@ -16,7 +16,7 @@ mod victim;
 use std::collections::BTreeMap;
 
 use self::portion::Portion;
-use self::victim::{Candidate, Totals};
+use self::victim::Candidate;
 use crate::disk::{Access, File};
 use crate::engine::Engine;
 use crate::error::Refusal;
@@ -156,7 +156,7 @@ impl Engine {
         }
         loop {
             let candidates = self.candidates_for_compaction(&mut compaction);
-            let id = victim::choose(&candidates, self.totals())?;
+            let id = victim::choose(&candidates, self.locator.total().bytes)?;
             let segments = self.segments.snapshot();
             let end_bytes = segments.iter().find(|(other, _)| *other == id)?.1.end_bytes;
             let opened = self.disk.open(&id.log_name(), Access::Direct);
@@ -186,10 +186,6 @@ impl Engine {
             .collect()
     }
 
-    fn totals(&self) -> Totals {
-        Totals { blob_bytes: self.locator.total().bytes }
-    }
-
     /// What the log takes.
     pub(crate) fn log_use(&self) -> LogUse {
         let segments = self.segments.snapshot();
@@ -199,7 +195,7 @@ impl Engine {
         LogUse {
             bytes: segments.iter().map(|(_, segment)| segment.end_bytes).sum(),
             dead_bytes: sealed.iter().map(Candidate::dead_bytes).sum(),
-            backlog_bytes: victim::backlog_bytes(&candidates, self.totals()),
+            backlog_bytes: victim::backlog_bytes(&candidates, self.locator.total().bytes),
             unmovable_segments: compaction.unmovable.len() as u64,
         }
     }

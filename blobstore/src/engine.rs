@@ -107,6 +107,12 @@ pub(crate) struct Engine {
     pub(crate) _lock: Box<dyn Lock>,
 }
 
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
 impl Engine {
     /// Whether disk calls run on the caller's thread.
     pub(crate) fn is_inline(&self) -> bool {

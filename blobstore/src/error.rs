@@ -123,9 +123,6 @@ pub enum ReadError {
         /// What the disk said.
         error: io::Error,
     },
-    /// The store is being torn down.
-    #[error("the store is closing")]
-    Closing,
 }
 
 /// Why a blob was not linked.

@@ -118,12 +118,6 @@ impl Removals {
     }
 }
 
-impl std::fmt::Debug for Engine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("epoch", &self.epoch).finish_non_exhaustive()
-    }
-}
-
 impl Store {
     /// Holds removals of links and files; waits for a collection that is under way.
     ///

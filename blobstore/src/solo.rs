@@ -28,8 +28,8 @@ use crate::units::Unit;
 pub(crate) const WRITE_BYTES: usize = 2 * BLOCK_BYTES;
 
 /// Writes of one upload that may be under way: with four a disk took 1.15 times as much as with two from threads, and 1.5 times from a
-/// ring (`docs/decisions/0011-what-goes-through-io-uring.md`). With as many as may be under way to the hash they bound an upload to
-/// 3.5 MiB of memory.
+/// ring (`docs/decisions/0011-what-goes-through-io-uring.md`). With those that may be under way to the hash, and the one
+/// that is being filled, an upload takes 3.5 MiB at most.
 pub(crate) const IN_FLIGHT_MAX: usize = 4;
 
 /// Space is reserved in steps of this many bytes: few enough system calls, little enough to give back.

@@ -58,7 +58,9 @@ pub enum ManifestError {
     #[error("the manifest has no media type; send it as Content-Type")]
     NoMediaType,
     /// A media type that is not accepted here.
-    #[error("manifests of media type {0:?} are not accepted here")]
+    #[error(
+        "manifests of media type {0:?} are not accepted here; an administrator may add them to limits.extra_manifest_types"
+    )]
     MediaType(String),
     /// `Content-Type` and `mediaType` differ.
     #[error("Content-Type is {header:?}, but the manifest's mediaType is {document:?}")]

@@ -14,7 +14,7 @@ use crate::job::{Job, JobError, Round};
 /// other, and several hundred gigabytes of garbage in a day.
 pub(crate) const BYTES_PER_SEC: u64 = 32 * 1024 * 1024;
 
-/// Portions are done so often in a second, so that the disk is not busy with them for longer than a few milliseconds at a time.
+/// Portions are done so often in a second, so that the disk is not busy with one for long: a portion reads some MiB at most.
 const PORTIONS_PER_SEC: u64 = 20;
 
 /// The job.
@@ -54,10 +54,8 @@ impl Job for Compaction {
         if !compacted.more {
             return Ok(Round::Idle);
         }
-        // A portion is not cut short: the time that it may take is taken by what it was.
+        // A portion is not cut short: how long the rest is follows from what it was.
         let done_bytes = compacted.copied_bytes + compacted.read_bytes;
-        let pause_ms = done_bytes.saturating_mul(1_000) / self.bytes_per_sec;
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        Ok(Round::More)
+        Ok(Round::After(Duration::from_millis(done_bytes.saturating_mul(1_000) / self.bytes_per_sec)))
     }
 }

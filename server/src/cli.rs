@@ -29,6 +29,8 @@ pub(crate) enum Command {
     /// not go on.
     Import(Import),
     /// Make a backup of the whole registry, whether or not the server runs; pushes and pulls go on, deletions wait a moment.
+    ///
+    /// Exit codes: 0 it is whole; 3 there is none.
     Backup(Backup),
     /// Make a data directory from a backup.
     ///
@@ -145,7 +147,7 @@ pub(crate) enum ConfigCommand {
     Reference,
 }
 
-/// What can be done offline.
+/// What is done without the REST API.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
     /// Give the administrator a new password.

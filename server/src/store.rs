@@ -28,6 +28,8 @@ const THREADS_PER_PROCESSOR: usize = 4;
 const THREADS_MIN: usize = 8;
 /// Threads that hash uploads, at most. They make a few large uploads faster; many keep every processor busy without them.
 const HASH_THREADS_MAX: usize = 8;
+/// Damaged places that the log names at the start; `taffrail-fsck check` names all.
+const DAMAGE_LOGGED_MAX: usize = 100;
 
 /// Opens the store in `folder`, or makes it.
 ///
@@ -45,8 +47,8 @@ pub(crate) fn open(folder: &Path, config: &Config) -> anyhow::Result<Store> {
                 places = damage.len(),
                 "the log is damaged: pulls go on, pushes are refused until `taffrail-fsck repair` has run"
             );
-            for damage in damage.iter().take(100) {
-                tracing::error!(%damage, "lost");
+            for damage in damage.iter().take(DAMAGE_LOGGED_MAX) {
+                tracing::error!(%damage, "damaged");
             }
         }
         StoreState::Poisoned { reason } => tracing::error!(reason, "the store failed while it was opened"),
@@ -117,8 +119,7 @@ pub(crate) async fn watch(store: std::sync::Weak<Store>, drain: Drain, patience:
             tracing::error!(
                 reason,
                 ends_in_secs = patience.as_secs(),
-                "a flush of the store or a write of its log failed: nothing more is written, pulls go on until the \
-                 process ends"
+                "the store failed: nothing more is written, pulls go on until the process ends"
             );
             supervisor::status("the store failed; ending soon");
             tokio::time::sleep(patience).await;

@@ -7,9 +7,6 @@ use anyhow::Context as _;
 use taffrail_blobstore::{SessionId, Store};
 use taffrail_core::context::Context;
 use taffrail_core::facade::{Core, CoreOptions};
-use taffrail_core::reconciliation::ReconciliationStore;
-use taffrail_core::repository::store::RepositoryStore;
-use taffrail_core::scrub::ScrubStore;
 use taffrail_distribution::engine::Engine;
 use taffrail_distribution::limits::Limits;
 use taffrail_distribution::registry::Registry;
@@ -50,12 +47,7 @@ impl Parts {
         let jobs = taffrail_jobservice::start(
             jobs_options(config),
             Arc::clone(store),
-            Sources {
-                outbox: core.outbox().clone(),
-                reconciliation: ReconciliationStore::new(core.database().clone(), context.clone()),
-                scrubs: ScrubStore::new(core.database().clone()),
-                repositories: RepositoryStore::new(core.database().clone(), context.clone()),
-            },
+            Sources::new(core.database(), &context),
             context,
         )
         .await
@@ -145,6 +137,7 @@ fn limits(config: &Config) -> Limits {
         referrers_page_max: page_max,
         body_window: Duration::from_secs(of.body_window_secs),
         body_bytes_per_s_min: of.body_bytes_per_sec_min,
+        extra_manifest_types: of.extra_manifest_types.iter().map(|kind| kind.as_str().to_owned()).collect(),
         ..defaults
     }
 }

@@ -45,6 +45,27 @@ fn the_first_start_draws_a_password_and_keeps_it_for_the_owner_alone_and_out_of_
     Ok(())
 }
 
+#[test]
+fn a_manifest_of_another_media_type_is_taken_where_the_configuration_names_it() -> Result<()> {
+    let media_type = "application/vnd.oci.artifact.manifest.v1+json";
+    let layer = noise(1000, 7);
+    let document = |blob: &str| {
+        let blob = json!({"mediaType": OCTETS, "digest": blob, "size": layer.len()});
+        json!({"mediaType": media_type, "artifactType": "application/x", "blobs": [blob]}).to_string()
+    };
+    let put = |options: Options| {
+        let server = Server::start_with(options)?;
+        let admin = server.admin()?;
+        let blob = admin.push_blob("library/artifact", &layer)?;
+        let extra = Extra::body(media_type, document(&blob));
+        admin.send(&Method::PUT, "library/artifact", PUSH, "/v2/library/artifact/manifests/v1", &extra)
+    };
+    let refused = put(Options::default())?.expect(&[400])?;
+    ensure!(refused.text().contains("limits.extra_manifest_types"), "{}", refused.text());
+    put(Options::default().key("limits", "extra_manifest_types", media_type))?.expect(&[201])?;
+    Ok(())
+}
+
 /// A restore that did not keep modes once left the database, with its password hashes, to everybody on the machine.
 #[test]
 fn a_data_directory_that_a_restore_left_open_is_closed_with_a_warning() -> Result<()> {

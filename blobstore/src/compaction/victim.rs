@@ -39,13 +39,6 @@ pub(super) struct Candidate {
     pub(super) age: u64,
 }
 
-/// What the store holds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Totals {
-    /// Bytes of all blobs, also of those in files of their own.
-    pub(super) blob_bytes: u64,
-}
-
 impl Candidate {
     /// What would have to be copied.
     fn kept_bytes(&self) -> u64 {
@@ -74,8 +67,8 @@ impl Candidate {
     }
 }
 
-/// The segment that is most worth it; `None` when none is.
-pub(super) fn choose(candidates: &[Candidate], totals: Totals) -> Option<SegmentId> {
+/// The segment that is most worth it, in a store whose blobs take `blob_bytes`, in the log or in files of their own; `None` when none is.
+pub(super) fn choose(candidates: &[Candidate], blob_bytes: u64) -> Option<SegmentId> {
     let best = |wanted: &dyn Fn(&Candidate) -> bool| {
         let wanted = candidates.iter().filter(|candidate| wanted(candidate));
         wanted.max_by(|one, other| {
@@ -84,22 +77,22 @@ pub(super) fn choose(candidates: &[Candidate], totals: Totals) -> Option<Segment
         })
     };
     let best = best(&Candidate::is_mostly_dead)
-        .or_else(|| best(&|candidate| weighs(candidates, totals) && candidate.is_worthwhile()));
+        .or_else(|| best(&|candidate| weighs(candidates, blob_bytes) && candidate.is_worthwhile()));
     best.or_else(|| candidates.iter().find(|it| it.is_oldest && has_many_tombstones(candidates)))
         .map(|candidate| candidate.id)
 }
 
 /// What is dead in the segments that would be chosen, one after the other.
-pub(super) fn backlog_bytes(candidates: &[Candidate], totals: Totals) -> u64 {
-    let weighs = weighs(candidates, totals);
+pub(super) fn backlog_bytes(candidates: &[Candidate], blob_bytes: u64) -> u64 {
+    let weighs = weighs(candidates, blob_bytes);
     let is_chosen = |it: &&Candidate| it.is_mostly_dead() || weighs && it.is_worthwhile();
     candidates.iter().filter(is_chosen).map(Candidate::dead_bytes).sum()
 }
 
 /// Whether what is dead is too much for the store.
-fn weighs(candidates: &[Candidate], totals: Totals) -> bool {
+fn weighs(candidates: &[Candidate], blob_bytes: u64) -> bool {
     let dead_bytes: u64 = candidates.iter().map(Candidate::dead_bytes).sum();
-    dead_bytes > totals.blob_bytes / TOLERATED_SHARE
+    dead_bytes > blob_bytes / TOLERATED_SHARE
 }
 
 fn has_many_tombstones(candidates: &[Candidate]) -> bool {
@@ -128,7 +121,7 @@ mod tests {
     }
 
     fn chosen(candidates: &[Candidate], blob_mib: u64) -> Option<u64> {
-        choose(candidates, Totals { blob_bytes: blob_mib * MIB }).map(|id| id.0)
+        choose(candidates, blob_mib * MIB).map(|id| id.0)
     }
 
     #[test]
@@ -187,8 +180,7 @@ mod tests {
     #[test]
     fn the_backlog_is_what_would_be_chosen() {
         let candidates = [segment(1, 40), segment(2, 70), segment(3, 90)];
-        let backlog_mib =
-            |blob_mib: u64| backlog_bytes(&candidates, Totals { blob_bytes: blob_mib * MIB }).div_ceil(MIB);
+        let backlog_mib = |blob_mib: u64| backlog_bytes(&candidates, blob_mib * MIB).div_ceil(MIB);
         assert_eq!(backlog_mib(1 << 20), 60);
         assert_eq!(backlog_mib(100), 60 + 30);
     }

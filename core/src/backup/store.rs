@@ -13,7 +13,7 @@ use crate::reconciliation::{ReconciliationStore, StoreIdentity};
 /// Names the first 20 problems: a database that has more is not mended by reading on.
 const INTEGRITY: &str = "PRAGMA integrity_check(20)";
 
-/// Everything named, once per repository: what the first index over it has in this order, the second one adds.
+/// Everything named, once per repository. Both tables have an index in this order, so that nothing is sorted in memory.
 const NAMED: &str = "SELECT repository_key, digest FROM artifacts
      UNION SELECT repository_key, digest FROM artifact_references ORDER BY 1, 2";
 

@@ -261,5 +261,5 @@ pub(crate) fn digest(content: &str) -> Digest {
 
 /// Runs a job until it has nothing to do.
 pub(crate) async fn exhaust(job: &mut impl Job) {
-    while job.round().await.unwrap() == Round::More {}
+    while job.round().await.unwrap() != Round::Idle {}
 }

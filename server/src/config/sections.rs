@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::section::{Secret, choice, section};
-use super::values::{ExternalUrl, LogFilter, MetricsListen, Network};
+use super::values::{ExternalUrl, LogFilter, MediaType, MetricsListen, Network};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -77,7 +77,7 @@ pub(crate) const BLOB_BYTES_MAX: u64 = TIB;
 pub(crate) const SEGMENT_BYTES: u64 = 256 * MIB;
 /// Space that deletes still have on a full disk (P-09).
 pub(crate) const RESERVE_BYTES: u64 = 64 * MIB;
-/// Memory for reading ahead: 3 MiB for each of ten slow clients and a block for each of 128 more; fast ones share it.
+/// Memory for reading ahead: 5 MiB for each of six slow clients and a block for each of 128 more; fast ones share it.
 pub(crate) const READ_AHEAD_BYTES_MAX: u64 = 64 * MIB;
 /// Memory for small blobs and manifests: five thousand of common size, within what a server at rest may hold.
 pub(crate) const RECENT_BYTES_MAX: u64 = 32 * MIB;
@@ -219,7 +219,7 @@ section! {
         /// Seconds between the beginnings of two passes; one that takes longer is followed at once. 0 never scrubs.
         period_secs: u64 [0..=365 * DAY_SECS] = SCRUB_PERIOD_SECS,
         /// Seconds between two passes that hold every blob against its digest. The others compare checksums, which finds the
-        /// same rot and takes less of a processor.
+        /// same rot and takes less of a processor. 0: every pass does.
         digest_period_secs: u64 [0..=3650 * DAY_SECS] = SCRUB_DIGEST_PERIOD_SECS,
         /// Bytes per second that are read at most; a small blob counts as 64 KiB. 0 never scrubs.
         bytes_per_sec: u64 [0..=64 * GIB] = SCRUB_BYTES_PER_SEC,
@@ -270,6 +270,9 @@ section! {
         request_line_bytes_max: u64 [256..=60 * KIB] = REQUEST_LINE_BYTES_MAX,
         /// Bytes of a manifest; more is answered 413. Can be lowered only: the store takes no more in one piece.
         manifest_bytes_max: u64 [KIB..=MANIFEST_BYTES_MAX] = MANIFEST_BYTES_MAX,
+        /// Media types of manifests that are taken besides those of OCI and Docker. Such a manifest is JSON, and `config`, `layers`,
+        /// `blobs`, `manifests` and `subject` are read as descriptors where it has them.
+        extra_manifest_types: Vec<MediaType> = Vec::new(),
         /// Bytes of a JSON body of the REST API; more is answered 413. Can be lowered only.
         json_bytes_max: u64 [KIB..=JSON_BYTES_MAX] = JSON_BYTES_MAX,
         /// Bytes of the body of a login at `/c/login`; more is answered 413. Can be lowered only.

@@ -104,6 +104,40 @@ impl Setting for Network {
     }
 }
 
+/// A media type without parameters, in lower case (RFC 6838 section 4.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MediaType(String);
+
+impl MediaType {
+    /// Most characters of each half (RFC 6838 section 4.2).
+    const HALF_CHARS_MAX: usize = 127;
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Setting for MediaType {
+    fn kind() -> String {
+        "a media type such as `application/vnd.example.manifest.v1+json`".to_owned()
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        let text = value.as_str()?.to_ascii_lowercase();
+        let is_half = |half: &str| {
+            half.starts_with(|first: char| first.is_ascii_alphanumeric())
+                && half.len() <= Self::HALF_CHARS_MAX
+                && half.chars().all(|c| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c))
+        };
+        let (kind, subtype) = text.split_once('/')?;
+        (is_half(kind) && is_half(subtype)).then_some(Self(text))
+    }
+
+    fn show(&self) -> Value {
+        Value::from(self.0.as_str())
+    }
+}
+
 /// Where the metrics are served, if anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MetricsListen {
@@ -178,6 +212,17 @@ mod tests {
 
     fn url(text: &str) -> Option<ExternalUrl> {
         ExternalUrl::parse(&Value::from(text))
+    }
+
+    #[test]
+    fn a_media_type_has_two_halves_and_no_parameters() {
+        let parse = |text: &str| MediaType::parse(&Value::from(text));
+        assert_eq!(parse("Application/vnd.x+JSON").unwrap().as_str(), "application/vnd.x+json");
+        for bad in
+            ["", "application", "application/", "/json", "a/b/c", "a/b; c=d", "*/*", "a/.b", &"a/".repeat(2)]
+        {
+            assert!(parse(bad).is_none(), "{bad}");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ use tree::Tree;
 const EXIT_REFUSED: u8 = 1;
 /// Exit code when the import did not begin, or ended early.
 const EXIT_FAILED: u8 = 3;
-/// Threads of the import: they hash and wait for the disk, and nobody else needs the machine's answer.
+/// At least so many threads of the import: each hashes or waits for the disk.
 const THREADS_MIN: usize = 4;
 
 /// Takes a registry over, and says what came of it.

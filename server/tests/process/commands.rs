@@ -38,6 +38,14 @@ fn check_names_file_key_and_the_likeliest_right_one() {
 }
 
 #[test]
+fn a_wrong_command_line_is_told_from_a_restore_that_lost_something() {
+    let (code, said) = run(&["restore", "--no-such-option"], here(), &[], "");
+    assert!(code == Some(3) && said.contains("--no-such-option"), "{code:?} {said}");
+    let (code, said) = run(&["restore", "--help"], here(), &[], "");
+    assert!(code == Some(0) && said.contains("Exit codes"), "{code:?} {said}");
+}
+
+#[test]
 fn show_prints_what_is_in_force_and_no_secret() {
     let dir = tempfile::tempdir().unwrap();
     let env = [("TAFFRAIL_ADMIN_PASSWORD", "hunter2-hunter2"), ("TAFFRAIL__LOG__FORMAT", "json")];

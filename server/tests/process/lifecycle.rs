@@ -88,12 +88,10 @@ fn p_24_a_request_under_way_at_sigterm_is_answered_and_new_clients_are_refused()
 fn a_request_that_outlasts_the_drain_is_cut() {
     let mut server = Server::start_with(Options::default().key("server.drain_secs", 1));
     let mut busy = half_a_login(&server);
-    let began = Instant::now();
     server.terminate();
     assert_eq!(read_all(&mut busy), "");
     let status = server.wait();
     assert!(status.success(), "{status}\n{}", server.log());
-    assert!((900..10_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     assert!(server.log().contains("connections were cut"), "{}", server.log());
 }
 
@@ -103,11 +101,9 @@ fn l_16_a_second_sigterm_ends_the_process_at_once() {
     let _busy = half_a_login(&server);
     server.terminate();
     server.wait_for("it drains", |server| server.log().contains("draining"));
-    let began = Instant::now();
     server.terminate();
     let status = server.wait();
-    assert_eq!(status.code(), Some(1));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(status.code(), Some(1), "a drain that ended by itself ends with 0");
     assert!(server.log().contains("told twice"), "the last lines are written all the same: {}", server.log());
 }
 
