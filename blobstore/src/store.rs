@@ -222,7 +222,7 @@ impl Store {
     /// The generation of a link, for [`Store::unlink_if`].
     pub fn link_generation(&self, repository: RepositoryKey, digest: &Digest) -> Option<Lsn> {
         let shard = self.engine.locator.read(digest);
-        self.engine.indexed(shard.find(digest))??.link(repository).map(|link| link.generation)
+        self.engine.indexed(shard.link_generation(repository, digest)).flatten()
     }
 
     /// The generation of a link that may be dropped, for [`Store::unlink_if`]: to be asked before the catalog is.
