@@ -524,7 +524,7 @@ impl Store {
     /// offset can be smaller than [`Store::upload_status`] said.
     ///
     /// # Errors
-    /// `Unknown`, `Busy`; `Io`, and then the session is gone.
+    /// `Unknown`, `Busy`; `Unreadable`, and then the session stands; `Io`, and then it is gone.
     pub async fn open_upload(
         &self,
         repository: RepositoryKey,
@@ -544,7 +544,7 @@ impl Store {
         id: SessionId,
         now_ms: u64,
     ) -> Result<(), UploadError> {
-        self.open_upload(repository, id, now_ms).await?.abort(now_ms).await
+        Upload::abort(&self.engine, repository, id, now_ms).await
     }
 
     /// Ends the sessions that nobody used for the idle time, and those without a byte that nobody used for an hour; says how many.
@@ -555,9 +555,7 @@ impl Store {
         let latest_ms = now_ms.saturating_add(self.engine.options.session_idle_ms);
         for (repository, id) in self.engine.sessions.idle(before_ms, latest_ms) {
             // Taken up again meanwhile, or failing: the next round looks at it once more.
-            if let Ok(upload) = Upload::open(Arc::clone(&self.engine), repository, id, before_ms).await
-                && upload.abort(now_ms).await.is_ok()
-            {
+            if Upload::abort(&self.engine, repository, id, now_ms).await.is_ok() {
                 expired += 1;
             }
         }
