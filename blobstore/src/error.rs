@@ -150,6 +150,9 @@ pub enum UnlinkError {
     /// A manifest on its way into the catalog needs it.
     #[error("a manifest that is being pushed needs the blob")]
     Pinned,
+    /// A backup is copying the catalog, which may name it.
+    #[error("a backup holds links")]
+    Held,
     /// No writes now.
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -127,7 +127,7 @@ impl std::fmt::Debug for Engine {
 impl Store {
     /// Holds removals of links and files; waits for a collection that is under way.
     ///
-    /// From here to the snapshot [`Store::unlink_if`] says `false` and [`Store::unlink`] waits; from here to the end of the hold
+    /// From here to the snapshot [`Store::unlink_if`] says `false` and [`Store::unlink`] refuses; from here to the end of the hold
     /// [`Store::collect`] finds nothing to do.
     ///
     /// # Errors

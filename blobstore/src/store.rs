@@ -274,10 +274,11 @@ impl Store {
     }
 
     /// Removes a link although it may be leased: a client's own wish. `generation` is what [`Store::link_generation`] said before
-    /// the caller found that nothing needs the link. Waits while a backup holds links ([`Store::hold_removals`]).
+    /// the caller found that nothing needs the link.
     ///
     /// # Errors
-    /// `Unknown`; `Pinned` when a manifest needs it or it was renewed since.
+    /// `Unknown`; `Pinned` when a manifest needs it or it was renewed since; `Held` while a backup holds links
+    /// ([`Store::links_may_go`]).
     pub async fn unlink(
         &self,
         repository: RepositoryKey,
@@ -285,9 +286,11 @@ impl Store {
         generation: Lsn,
         now_ms: u64,
     ) -> Result<(), UnlinkError> {
-        self.engine.removals.links_may_go().await;
         let ticket = {
             let mut shard = self.engine.locator.write(digest);
+            if self.engine.removals.hold_links() {
+                return Err(UnlinkError::Held);
+            }
             let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
             let blob = found.filter(|blob| !blob.condemned).ok_or(UnlinkError::Unknown)?;
             let link = blob.link(repository).ok_or(UnlinkError::Unknown)?;
@@ -300,6 +303,11 @@ impl Store {
             self.enqueue_unlink(&mut shard, repository, digest, now_ms)?
         };
         Ok(self.engine.wait(ticket).await?)
+    }
+
+    /// Waits as long as a backup holds links ([`Store::hold_removals`]), which is as long as it takes to copy the catalog.
+    pub async fn links_may_go(&self) {
+        self.engine.removals.links_may_go().await;
     }
 
     /// The parts of the engine.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use taffrail_blobstore::disk::threads::ThreadsDisk;
-use taffrail_blobstore::{HoldError, Options, SessionId, Snapshot, Store, Threading};
+use taffrail_blobstore::{HoldError, Options, SessionId, Snapshot, Store, Threading, UnlinkError};
 
 use crate::catalog::{ALL, content, repository};
 use crate::world::{options, wait};
@@ -123,7 +123,7 @@ fn what_was_linked_stays_as_it_was_and_opens_as_the_store_of_that_moment() {
 }
 
 #[test]
-fn links_are_held_until_the_snapshot_and_whoever_must_remove_one_waits() {
+fn links_are_held_until_the_snapshot_and_whoever_must_remove_one_is_told() {
     let scratch = tempfile::tempdir().unwrap();
     let store = open(&scratch.path().join("store"));
     push(&store, 0, 0);
@@ -132,11 +132,14 @@ fn links_are_held_until_the_snapshot_and_whoever_must_remove_one_waits() {
     let digest = content(0).digest;
     let generation = store.link_generation(repository(0), &digest).unwrap();
     let key = repository(0);
-    let mut waiting = std::pin::pin!(store.unlink(key, &digest, generation, NOW_MS));
+    let refused = wait(store.unlink(key, &digest, generation, NOW_MS));
+    assert!(matches!(refused, Err(UnlinkError::Held)), "{refused:?}");
+    let mut waiting = std::pin::pin!(store.links_may_go());
     assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert!(matches!(wait(store.hold_removals()), Err(HoldError::Busy)));
     wait(hold.snapshot()).unwrap();
-    wait(waiting).unwrap();
+    wait(waiting);
+    wait(store.unlink(key, &digest, generation, NOW_MS)).unwrap();
     assert_eq!(store.link_generation(repository(0), &digest), None);
     drop(hold);
     // One that gives up early lets go as well.

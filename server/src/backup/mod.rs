@@ -143,12 +143,13 @@ fn fill(
     progress: &Progress,
 ) -> anyhow::Result<Made> {
     let (begun, made) = (Instant::now(), time_of_day(ambient::now_ms(), "%Y-%m-%dT%H:%M:%SZ")?);
-    let mut carrier = Carrier::new(mode, progress);
+    let mut carrier = Carrier::new(mode, progress, source.pulse()?);
+    let pulse = source.pulse()?;
     let catalog = partial.join("catalog/taffrail.db");
     carrier.folder(&partial.join("catalog"))?;
-    runtime
-        .block_on(taffrail_core::backup::copy_database(&dir.database(), &catalog))
-        .context("the catalog")?;
+    let database = dir.database();
+    let copying = taffrail_core::backup::copy_database(&database, &catalog);
+    runtime.block_on(pulse.beside(copying))?.context("the catalog")?;
     let sealing = Instant::now();
     let sealed = source.seal(runtime)?;
     let (held, sealed_took) = (begun.elapsed(), sealing.elapsed());
@@ -163,7 +164,8 @@ fn fill(
     }
     // After the store is safe: nothing waits for it.
     let marking = taffrail_core::backup::mark_copy(&catalog, ambient::context(), &identity);
-    runtime.block_on(marking).context("the copy of the catalog")?;
+    runtime.block_on(pulse.beside(marking))?.context("the copy of the catalog")?;
+    pulse.beat()?;
     File::open(&catalog)?.sync_all()?;
     source.end()?;
     let marker = Marker {

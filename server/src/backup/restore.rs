@@ -17,6 +17,7 @@ use taffrail_blobstore::format::SUPERBLOCK_NAMES;
 
 use super::carrier::Carrier;
 use super::shelf::{self, MARKER, Marker};
+use super::source::Pulse;
 use super::verify::{self, Verified};
 use super::{EXIT_FAILED, say, sha256_of};
 use crate::cli::{Carry, Restore};
@@ -57,7 +58,7 @@ fn restore(options: &Restore, environment: &Environment) -> anyhow::Result<Optio
     let begun = Instant::now();
     let progress = Progress::new(options.says.quiet);
     progress.begin("restore", marker.bytes);
-    let mut carrier = Carrier::new(options.mode, &progress);
+    let mut carrier = Carrier::new(options.mode, &progress, Pulse::default());
     carry(&backup, target, options.verify, &mut carrier)?;
     let took = begun.elapsed();
     let way = match carrier.way {
