@@ -102,7 +102,7 @@ fn make(options: &Backup, environment: &Environment) -> anyhow::Result<()> {
     if !dir.database().exists() {
         bail!("{} holds no registry; name another with --data-dir", dir.root().display());
     }
-    let folder = std::path::absolute(&options.dir)?;
+    let folder = resolved(&options.dir).with_context(|| options.dir.display().to_string())?;
     if folder.starts_with(dir.root()) {
         bail!("{} lies in the data directory; backups must not", folder.display());
     }
@@ -131,6 +131,23 @@ fn make(options: &Backup, environment: &Environment) -> anyhow::Result<()> {
         say(&made.text());
     }
     Ok(())
+}
+
+/// Where a path leads, the end of which need not be there yet.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let mut below = PathBuf::new();
+    for above in path.ancestors() {
+        match above.canonicalize() {
+            Ok(above) => return Ok(if below.as_os_str().is_empty() { above } else { above.join(below) }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // What is not there leads nowhere, and not back either.
+        let Some(name) = above.file_name() else { return Err(std::io::ErrorKind::NotFound.into()) };
+        below = if below.as_os_str().is_empty() { name.into() } else { Path::new(name).join(below) };
+    }
+    Err(std::io::ErrorKind::NotFound.into())
 }
 
 fn fill(
@@ -249,5 +266,27 @@ fn sha256_of(path: &Path) -> anyhow::Result<String> {
             return Ok(hasher.finish().encoded());
         }
         hasher.update(&buffer[..read]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_followed_as_far_as_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("data/store")).unwrap();
+        std::os::unix::fs::symlink(root.join("data/store"), root.join("link")).unwrap();
+        for (path, leads_to) in [
+            ("link", "data/store"),
+            ("link/new/er", "data/store/new/er"),
+            ("link/../new", "data/new"),
+            ("other", "other"),
+        ] {
+            assert_eq!(resolved(&root.join(path)).unwrap(), root.join(leads_to), "{path}");
+        }
+        assert!(resolved(&root.join("absent/../data")).is_err());
     }
 }
