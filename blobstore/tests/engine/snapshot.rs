@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use taffrail_blobstore::disk::threads::ThreadsDisk;
-use taffrail_blobstore::{HoldError, Options, SessionId, Snapshot, Store, Threading, UnlinkError};
+use taffrail_blobstore::{
+    HoldError, Options, ScrubDepth, ScrubPosition, SessionId, Snapshot, Store, Threading, UnlinkError,
+};
 
 use crate::catalog::{ALL, content, repository};
 use crate::world::{options, wait};
@@ -146,6 +148,33 @@ fn links_are_held_until_the_snapshot_and_whoever_must_remove_one_is_told() {
     push(&store, 0, 1);
     drop(wait(store.hold_removals()).unwrap());
     assert!(unlink(&store, 0));
+}
+
+/// A blob whose file was lost or cut short, and that nobody pushed again, made every backup fail.
+#[test]
+fn a_blob_that_is_set_aside_is_no_obstacle() {
+    for lost in [false, true] {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("store");
+        let store = open(&root);
+        (0..ALL).for_each(|blob| push(&store, blob, 0));
+        let is_solo = |path: &&String| path.contains("/solo/");
+        let file = contents(&root).keys().find(is_solo).map(std::path::PathBuf::from).unwrap();
+        if lost {
+            fs::remove_file(&file).unwrap();
+        } else {
+            fs::File::options().write(true).open(&file).unwrap().set_len(8192).unwrap();
+        }
+        let mut scrubber = store.scrub(ScrubPosition::START, ScrubDepth::Checksums).unwrap();
+        while !wait(scrubber.step(1 << 30)).unwrap().is_complete {}
+        assert_eq!(store.stats().quarantined, 1);
+        let snapshot = wait(wait(store.hold_removals()).unwrap().snapshot()).unwrap();
+        for listed in &snapshot.files {
+            let path = root.join(&listed.name);
+            let len_bytes = fs::metadata(&path).ok().map(|found| found.len());
+            assert_eq!(listed.len_bytes, len_bytes.filter(|_| path != file), "{}", listed.name);
+        }
+    }
 }
 
 #[test]

@@ -212,7 +212,7 @@ fn carry_store(from: &Path, to: &Path, sealed: &Sealed, carrier: &mut Carrier<'_
         let (source, target) = (from.join(&file.name), to.join(&file.name));
         match carrier.sealed(&source, &target, file.len_bytes) {
             Ok(()) => {}
-            // A checkpoint that a newer one took the place of; the log says everything.
+            // A checkpoint that a newer one took the place of: the log says everything. Or a blob that was lost before.
             Err(error) if file.len_bytes.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| source.display().to_string()),
         }
