@@ -92,15 +92,15 @@ pub(crate) struct Engine {
     /// The partitions of the newest checkpoint.
     pub(crate) partitions_before: Mutex<BTreeSet<PartitionName>>,
     /// Whether a collection is under way.
-    pub(crate) collecting: AtomicBool,
+    pub(crate) collecting: Arc<AtomicBool>,
     /// Whether a compaction is under way.
-    pub(crate) compacting: AtomicBool,
+    pub(crate) compacting: Arc<AtomicBool>,
     /// Whether log segments are being removed.
-    pub(crate) dropping: AtomicBool,
+    pub(crate) dropping: Arc<AtomicBool>,
     /// What is being compacted.
     pub(crate) compaction: Mutex<Compaction>,
     /// What may not be removed now.
-    pub(crate) removals: Removals,
+    pub(crate) removals: Arc<Removals>,
     /// Whether the orphans of before the opening were looked for.
     pub(crate) swept: Mutex<bool>,
     /// Released last: whoever still has a part of the store may write.

@@ -147,6 +147,9 @@ pub enum UnlinkError {
     /// A manifest on its way into the catalog needs it.
     #[error("a manifest that is being pushed needs the blob")]
     Pinned,
+    /// A backup is copying the catalog, which may name it.
+    #[error("a backup holds links")]
+    Held,
     /// No writes now.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -205,7 +208,10 @@ pub enum UploadError {
         /// The limit.
         limit_bytes: u64,
     },
-    /// The disk failed under the session's file; the session is gone.
+    /// What was received so far cannot be read back now; the session stands, and may be opened again later.
+    #[error("the upload's file cannot be read now: {0}")]
+    Unreadable(io::Error),
+    /// The disk failed under the session's file, or the file lacks what was written to it; the session is gone.
     #[error("the upload's file failed: {0}")]
     Io(io::Error),
     /// No writes now. After `NoSpace` the session is gone, too.

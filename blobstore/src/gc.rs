@@ -42,23 +42,25 @@ pub(crate) struct Dropped {
 /// How many candidates are looked at for each that may be deleted in a round.
 const LEASED_SHARE: usize = 16;
 
-/// The right to do something that is done once at a time.
-pub(crate) struct Turn<'a> {
-    taken: &'a AtomicBool,
-    removals: &'a Removals,
+/// The right to do something that is done once at a time. It goes along with a job that removes files: who hangs up while the job is
+/// queued does not give the turn back before it is done.
+pub(crate) struct Turn {
+    taken: Arc<AtomicBool>,
+    removals: Arc<Removals>,
 }
 
-impl<'a> Turn<'a> {
+impl Turn {
     /// `None` while somebody has it, or removals are held.
-    pub(crate) fn take(taken: &'a AtomicBool, removals: &'a Removals) -> Option<Turn<'a>> {
+    pub(crate) fn take(taken: &Arc<AtomicBool>, removals: &Arc<Removals>) -> Option<Turn> {
         // Made only when it was taken: dropping one gives it back.
-        let turn = (!taken.swap(true, Ordering::AcqRel)).then(|| Turn { taken, removals })?;
+        let turn = (!taken.swap(true, Ordering::AcqRel))
+            .then(|| Turn { taken: Arc::clone(taken), removals: Arc::clone(removals) })?;
         // After it was taken: who holds removals looks for a turn that is taken, after saying so.
         (!removals.are_held()).then_some(turn)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.taken.store(false, Ordering::Release);
         self.removals.wake();
@@ -73,7 +75,7 @@ impl Engine {
             return Err(refusal);
         }
         self.refill_reserve();
-        let Some(_turn) = Turn::take(&self.collecting, &self.removals).filter(|_| !self.is_fenced(now_ms))
+        let Some(turn) = Turn::take(&self.collecting, &self.removals).filter(|_| !self.is_fenced(now_ms))
         else {
             return Ok(collected);
         };
@@ -94,7 +96,7 @@ impl Engine {
             self.wait(ticket).await?;
         }
         collected.segments = self.drop_segments(now_ms).await?.segments;
-        collected.orphans = self.sweep_orphans().await;
+        collected.orphans = self.sweep_orphans(turn).await;
         // What was given back may be what the reserve needs.
         self.refill_reserve();
         Ok(collected)
@@ -190,7 +192,7 @@ impl Engine {
     pub(crate) async fn drop_segments(self: &Arc<Self>, now_ms: u64) -> Result<Dropped, Refusal> {
         let mut dropped = Dropped::default();
         // Collection and compaction would drop the same ones.
-        let Some(_turn) = Turn::take(&self.dropping, &self.removals) else { return Ok(dropped) };
+        let Some(mut turn) = Turn::take(&self.dropping, &self.removals) else { return Ok(dropped) };
         loop {
             let replay_from = SegmentId(self.replay_from.load(Ordering::Acquire));
             let Some(droppable) = self.segments.droppable(replay_from) else { return Ok(dropped) };
@@ -203,22 +205,25 @@ impl Engine {
                 self.wait(ticket).await?;
             }
             let engine = Arc::clone(self);
-            let flushed = self.pool.run(move || {
-                // A file that stays is older than the oldest, or was dropped: the next opening removes it.
-                drop(engine.disk.remove(&droppable.id.log_name()));
-                engine.sync_segment_names()?;
-                // Only now that it cannot come back. Until then the next older segment is not the oldest, and tombstones of what
-                // is in this one are kept.
-                engine.segments.remove(droppable.id);
-                if let Some(oldest) = engine.segments.oldest() {
-                    engine.segments.forget_drops_before(oldest);
-                }
-                Ok(())
-            });
-            flushed.await.unwrap_or(Err(Refusal::Closing))?;
+            let removed = self.pool.run(move || engine.remove_segment(droppable.id).map(|()| turn));
+            turn = removed.await.unwrap_or(Err(Refusal::Closing))?;
             dropped.segments += 1;
             dropped.bytes += droppable.bytes;
         }
+    }
+
+    /// Removes the file of a log segment that the log does not need any more. Blocks on the disk.
+    fn remove_segment(&self, id: SegmentId) -> Result<(), Refusal> {
+        // A file that stays is older than the oldest, or was dropped: the next opening removes it.
+        drop(self.disk.remove(&id.log_name()));
+        self.sync_segment_names()?;
+        // Only now that it cannot come back. Until then the next older segment is not the oldest, and tombstones of what
+        // is in this one are kept.
+        self.segments.remove(id);
+        if let Some(oldest) = self.segments.oldest() {
+            self.segments.forget_drops_before(oldest);
+        }
+        Ok(())
     }
 
     /// Records that `id`, the oldest segment, is gone. In both superblocks, so that the loss of one does not bring it back.
@@ -240,12 +245,13 @@ impl Engine {
     }
 
     /// Once after an opening: removes solo files of earlier epochs that neither a blob nor a session names.
-    async fn sweep_orphans(self: &Arc<Self>) -> u64 {
+    async fn sweep_orphans(self: &Arc<Self>, turn: Turn) -> u64 {
         if std::mem::replace(&mut *lock(&self.swept), true) {
             return 0;
         }
         let engine = Arc::clone(self);
         let swept = self.pool.run(move || {
+            let _turn = turn;
             let wanted = engine.solo_files_in_use().map_err(|failed| engine.lookup_failed(failed))?;
             let current = u64::from(engine.epoch);
             solo::sweep(&*engine.disk, |segment| segment.0 >> 32 >= current || wanted.contains(&segment))
@@ -282,17 +288,79 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::mpsc::channel;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
+    use crate::digest::Algorithm;
+    use crate::disk::sim::SimDisk;
+    use crate::options::{Options, Threading};
+    use crate::repository::RepositoryKey;
+    use crate::store::Store;
+
+    const NOW_MS: u64 = 1_000_000;
 
     /// A turn was made for whoever asked, and dropped when it was not to be had, which gave back somebody else's.
     #[test]
     fn a_turn_that_is_refused_stays_with_who_has_it() {
-        let (taken, removals) = (AtomicBool::new(false), Removals::default());
+        let (taken, removals) = (Arc::new(AtomicBool::new(false)), Arc::new(Removals::default()));
         let turn = Turn::take(&taken, &removals);
         assert!(turn.is_some());
         assert!(Turn::take(&taken, &removals).is_none());
         assert!(Turn::take(&taken, &removals).is_none(), "the one that was refused gave nothing back");
         drop(turn);
         assert!(Turn::take(&taken, &removals).is_some());
+    }
+
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        loop {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return value;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// The turn went back when whoever asked hung up, with the removal still queued: a backup listed the file, which then went.
+    #[test]
+    fn a_removal_that_nobody_waits_for_any_more_is_waited_for_by_a_backup() {
+        let disk = SimDisk::new();
+        let mut options = Options::new([7; 48]);
+        options.threading = Threading::Pool { storage_threads: 1 };
+        (options.lease_ms, options.grace_ms, options.reserve_bytes) = (0, 0, 0);
+        let store = Store::open(std::sync::Arc::new(disk.clone()), options, NOW_MS).unwrap();
+        let key = RepositoryKey::new(5).unwrap();
+        let digest = Digest::of(Algorithm::Sha256, b"gone");
+        drop(wait(store.put(key, &digest, Bytes::from_static(b"gone"), &[], NOW_MS)).unwrap());
+        let generation = store.link_generation(key, &digest).unwrap();
+        wait(store.unlink(key, &digest, generation, NOW_MS)).unwrap();
+        assert_eq!(wait(store.collect(NOW_MS + 1, 10)).unwrap().blobs, 1);
+        // Ends the segment; another one follows, and behind the checkpoint nothing needs the first.
+        wait(wait(store.hold_removals()).unwrap().snapshot()).unwrap();
+        let kept = Digest::of(Algorithm::Sha256, b"kept");
+        drop(wait(store.put(key, &kept, Bytes::from_static(b"kept"), &[], NOW_MS)).unwrap());
+        wait(store.checkpoint()).unwrap();
+        let first = SegmentId(1).log_name();
+        assert!(disk.contents(&first).is_some());
+
+        let engine = store.engine();
+        let (go_on, busy) = channel::<()>();
+        let blocked = engine.pool.run(move || busy.recv());
+        {
+            let mut dropping = pin!(engine.drop_segments(NOW_MS + 1));
+            assert!(dropping.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        let mut holding = pin!(store.hold_removals());
+        let is_held = holding.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        assert!(!is_held, "a removal is queued");
+        go_on.send(()).unwrap();
+        wait(blocked).unwrap().unwrap();
+        let hold = wait(holding).unwrap();
+        assert!(disk.contents(&first).is_none());
+        let snapshot = wait(hold.snapshot()).unwrap();
+        assert!(snapshot.files.iter().all(|file| disk.contents(&file.name).is_some()), "{snapshot:?}");
     }
 }

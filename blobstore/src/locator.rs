@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::digest::{Algorithm, Digest};
 use crate::format::checkpoint::Location;
-use crate::format::partition::{StoredBlob, StoredLinks, order, shard_of};
+use crate::format::partition::{StoredBlob, StoredLink, StoredLinks, order, shard_of};
 use crate::format::{Lsn, SegmentId, footprint};
 use crate::partition::{PageError, Partition};
 use crate::repository::RepositoryKey;
@@ -260,19 +260,42 @@ impl Shard {
         if self.is_unlinking(repository, digest) {
             return Ok(None);
         }
-        if let Some(slot) = self.delta.get(digest) {
-            let blob = slot.blob.as_ref();
-            let blob = blob.filter(|blob| blob.is_served() && blob.link(repository).is_some());
-            return Ok(blob.and_then(|blob| {
-                blob.location.map(|location| Served { len_bytes: blob.len_bytes, location })
-            }));
+        if let Some((blob, _)) = self.changed_link(repository, digest) {
+            let served = |location| Served { len_bytes: blob.len_bytes, location };
+            return Ok(blob.location.filter(|_| blob.is_served()).map(served));
         }
+        let stored = self.stored_link(repository, digest)?.filter(|(stored, _)| !stored.quarantined);
+        Ok(stored.map(|(stored, _)| Served { len_bytes: stored.len_bytes, location: stored.location }))
+    }
+
+    /// The generation of a link, also of one that is on its way out.
+    pub(crate) fn link_generation(
+        &self,
+        repository: RepositoryKey,
+        digest: &Digest,
+    ) -> Result<Option<Lsn>, PageError> {
+        if let Some((_, link)) = self.changed_link(repository, digest) {
+            return Ok(Some(link.generation));
+        }
+        Ok(self.stored_link(repository, digest)?.map(|(_, (_, generation, _))| generation))
+    }
+
+    /// A link to a blob of which something changed since the partition was written.
+    fn changed_link(&self, repository: RepositoryKey, digest: &Digest) -> Option<(&Blob, &Link)> {
+        let blob = self.delta.get(digest)?.blob.as_ref()?;
+        Some((blob, blob.link(repository)?))
+    }
+
+    /// A link that is as the partition has it. What changed since is looked up all the same, and so takes whoever does not hold it
+    /// as long as what is not there.
+    fn stored_link(
+        &self,
+        repository: RepositoryKey,
+        digest: &Digest,
+    ) -> Result<Option<(StoredBlob, StoredLink)>, PageError> {
         let Some(partition) = &self.partition else { return Ok(None) };
-        let Some(stored) = partition.find(digest)?.filter(|stored| !stored.quarantined) else {
-            return Ok(None);
-        };
-        let is_linked = partition.is_linked(&stored, repository)?;
-        Ok(is_linked.then_some(Served { len_bytes: stored.len_bytes, location: stored.location }))
+        let found = partition.find_linked(digest, repository)?;
+        Ok(found.filter(|_| !self.delta.contains_key(digest)))
     }
 
     /// Where the bytes of a blob lie, if anything of it changed since the partition was written or its page can be had.

@@ -147,33 +147,64 @@ impl Partition {
         }
     }
 
-    /// Whether the repository holds a blob of this partition.
+    /// Looks up a blob together with the link of a repository to it.
+    ///
+    /// Whoever has no link learns nothing from the time that takes: it is as many pages for a blob of many links, one of few and
+    /// one that is not there.
     ///
     /// # Errors
     /// See [`PageError`].
-    pub(crate) fn is_linked(&self, blob: &StoredBlob, repository: RepositoryKey) -> Result<bool, PageError> {
-        let is_in = |links: &[StoredLink]| links.binary_search_by_key(&repository, |link| link.0).is_ok();
-        match &blob.links {
-            StoredLinks::Here(links) => Ok(is_in(links)),
-            StoredLinks::Paged { first_page, count } => {
-                let (mut low, mut high) = (0, link_pages(*count));
-                while low < high {
-                    let middle = low + (high - low) / 2;
-                    let links = self.link_page(first_page.saturating_add(middle))?;
-                    let (Some(first), Some(last)) = (links.first(), links.last()) else {
-                        return Err(self.damaged());
-                    };
-                    if repository < first.0 {
-                        high = middle;
-                    } else if repository > last.0 {
-                        low = middle + 1;
-                    } else {
-                        return Ok(is_in(&links));
-                    }
-                }
-                Ok(false)
+    pub(crate) fn find_linked(
+        &self,
+        digest: &Digest,
+        repository: RepositoryKey,
+    ) -> Result<Option<(StoredBlob, StoredLink)>, PageError> {
+        let mut looked_at = 0;
+        if let Some(blob) = self.find(digest)? {
+            let (link, pages) = self.link_of(&blob, repository)?;
+            if let Some(link) = link {
+                return Ok(Some((blob, link)));
+            }
+            looked_at = pages;
+        }
+        let (prefix, link_pages) = (prefix_of(digest), u64::from(self.header.link_pages));
+        for step in looked_at..search_pages_max(self.header.link_pages) {
+            self.link_page(u32::try_from((prefix >> step) % link_pages).unwrap_or(0))?;
+        }
+        Ok(None)
+    }
+
+    /// The link of a repository to a blob of this partition, and how many pages of links were looked at.
+    fn link_of(
+        &self,
+        blob: &StoredBlob,
+        repository: RepositoryKey,
+    ) -> Result<(Option<StoredLink>, u32), PageError> {
+        let link_in = |links: &[StoredLink]| {
+            let index = links.binary_search_by_key(&repository, |link| link.0).ok()?;
+            links.get(index).copied()
+        };
+        let (first_page, count) = match &blob.links {
+            StoredLinks::Here(links) => return Ok((link_in(links), 0)),
+            StoredLinks::Paged { first_page, count } => (*first_page, *count),
+        };
+        let (mut low, mut high, mut looked_at) = (0, link_pages(count), 0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let links = self.link_page(first_page.saturating_add(middle))?;
+            looked_at += 1;
+            let (Some(first), Some(last)) = (links.first(), links.last()) else {
+                return Err(self.damaged());
+            };
+            if repository < first.0 {
+                high = middle;
+            } else if repository > last.0 {
+                low = middle + 1;
+            } else {
+                return Ok((link_in(&links), looked_at));
             }
         }
+        Ok((None, looked_at))
     }
 
     fn link_page(&self, index: u32) -> Result<Vec<StoredLink>, PageError> {
@@ -262,6 +293,11 @@ impl Partition {
 /// Pages that so many links of one blob take.
 fn link_pages(count: u64) -> u32 {
     u32::try_from(count.div_ceil(LINKS_PER_PAGE as u64)).unwrap_or(u32::MAX)
+}
+
+/// Most pages that a search among so many looks at.
+fn search_pages_max(pages: u32) -> u32 {
+    u32::BITS - pages.leading_zeros()
 }
 
 fn to_u32(index: usize) -> u32 {

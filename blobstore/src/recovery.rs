@@ -32,7 +32,6 @@ use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
 use crate::segment::table::{LogSegment, Table};
 use crate::session::Sessions;
-use crate::snapshot::Removals;
 use crate::solo::{self, Solos};
 use crate::superblock::{self, Superblocks};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, lock};
@@ -258,11 +257,11 @@ fn assemble(
         quarantines: AtomicU64::new(0),
         quarantine: Quarantine::default(),
         scrubbing: AtomicBool::new(false),
-        collecting: AtomicBool::new(false),
-        compacting: AtomicBool::new(false),
-        dropping: AtomicBool::new(false),
+        collecting: Arc::default(),
+        compacting: Arc::default(),
+        dropping: Arc::default(),
         compaction: Mutex::default(),
-        removals: Removals::default(),
+        removals: Arc::default(),
         checkpointing: Mutex::default(),
         checkpoint_was_lost: AtomicBool::new(false),
         next_partition: AtomicU64::new(next_partition),

@@ -12,6 +12,7 @@ use crate::completion::{Completer, completion};
 use crate::engine::Engine;
 use crate::error::Refusal;
 use crate::format::checkpoint::{Location, file_name};
+use crate::format::solo::Layout;
 use crate::format::{Lsn, SUPERBLOCK_NAMES, SegmentId};
 use crate::locator::SHARDS;
 use crate::partition::PageError;
@@ -35,7 +36,8 @@ pub enum HoldError {
 pub struct SnapshotFile {
     /// Relative to the store.
     pub name: String,
-    /// Its length in bytes; `None` of a checkpoint, which may also be gone when it is fetched, and is not missed.
+    /// Its length in bytes; `None` of what may also be gone when it is fetched, or be of another length, and is not missed: a
+    /// checkpoint, and the file of a blob that is set aside.
     pub len_bytes: Option<u64>,
 }
 
@@ -121,7 +123,7 @@ impl Removals {
 impl Store {
     /// Holds removals of links and files; waits for a collection that is under way.
     ///
-    /// From here to the snapshot [`Store::unlink_if`] says `false` and [`Store::unlink`] waits; from here to the end of the hold
+    /// From here to the snapshot [`Store::unlink_if`] says `false` and [`Store::unlink`] refuses; from here to the end of the hold
     /// [`Store::collect`] finds nothing to do.
     ///
     /// # Errors
@@ -228,38 +230,34 @@ impl Engine {
     ///
     /// A partition is gone through without the shard's lock: what goes meanwhile is among those whose removal is held.
     fn sealed_solo_files(&self) -> Result<Vec<SnapshotFile>, PageError> {
-        let mut files: Vec<(SegmentId, u64)> = Vec::new();
+        let mut files: Vec<SnapshotFile> = Vec::new();
         for index in 0..SHARDS {
             let partition = {
                 let shard = self.locator.shard(index);
                 for (_, blob) in shard.changed() {
-                    if let Some(Location::Solo { segment, .. }) = blob.location {
-                        files.push((segment, blob.len_bytes));
-                    }
+                    files.extend(solo_file(blob.location, blob.len_bytes, blob.quarantined));
                 }
                 shard.partition().cloned()
             };
             for blob in partition.iter().flat_map(|partition| partition.walk()) {
                 let blob = blob?;
-                if let Location::Solo { segment, .. } = blob.location {
-                    files.push((segment, blob.len_bytes));
-                }
+                files.extend(solo_file(Some(blob.location), blob.len_bytes, blob.quarantined));
             }
         }
-        let mut listed: Vec<SnapshotFile> = files
-            .into_iter()
-            .filter_map(|(segment, len_bytes)| {
-                let len_bytes = crate::format::solo::Layout::new(len_bytes)?.file_bytes;
-                Some(SnapshotFile { name: segment.solo_name(), len_bytes: Some(len_bytes) })
-            })
-            .collect();
         let discarded = lock(&self.removals.0).discarded.clone();
-        listed.extend(discarded.into_iter().filter_map(|segment| {
+        files.extend(discarded.into_iter().filter_map(|segment| {
             let file = self.disk.open(&segment.solo_name(), crate::disk::Access::Cached).ok()?;
             Some(SnapshotFile { name: segment.solo_name(), len_bytes: Some(file.len_bytes().ok()?) })
         }));
-        listed.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        listed.dedup_by(|one, other| one.name == other.name);
-        Ok(listed)
+        files.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        files.dedup_by(|one, other| one.name == other.name);
+        Ok(files)
     }
+}
+
+/// The file of a blob, if it has one. One that is set aside may be cut short or gone: that is what was found of it.
+fn solo_file(location: Option<Location>, len_bytes: u64, is_set_aside: bool) -> Option<SnapshotFile> {
+    let Some(Location::Solo { segment, .. }) = location else { return None };
+    let file_bytes = Layout::new(len_bytes)?.file_bytes;
+    Some(SnapshotFile { name: segment.solo_name(), len_bytes: (!is_set_aside).then_some(file_bytes) })
 }

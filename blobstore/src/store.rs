@@ -222,7 +222,7 @@ impl Store {
     /// The generation of a link, for [`Store::unlink_if`].
     pub fn link_generation(&self, repository: RepositoryKey, digest: &Digest) -> Option<Lsn> {
         let shard = self.engine.locator.read(digest);
-        self.engine.indexed(shard.find(digest))??.link(repository).map(|link| link.generation)
+        self.engine.indexed(shard.link_generation(repository, digest)).flatten()
     }
 
     /// The generation of a link that may be dropped, for [`Store::unlink_if`]: to be asked before the catalog is.
@@ -274,10 +274,11 @@ impl Store {
     }
 
     /// Removes a link although it may be leased: a client's own wish. `generation` is what [`Store::link_generation`] said before
-    /// the caller found that nothing needs the link. Waits while a backup holds links ([`Store::hold_removals`]).
+    /// the caller found that nothing needs the link.
     ///
     /// # Errors
-    /// `Unknown`; `Pinned` when a manifest needs it or it was renewed since.
+    /// `Unknown`; `Pinned` when a manifest needs it or it was renewed since; `Held` while a backup holds links
+    /// ([`Store::links_may_go`]).
     pub async fn unlink(
         &self,
         repository: RepositoryKey,
@@ -285,9 +286,11 @@ impl Store {
         generation: Lsn,
         now_ms: u64,
     ) -> Result<(), UnlinkError> {
-        self.engine.removals.links_may_go().await;
         let ticket = {
             let mut shard = self.engine.locator.write(digest);
+            if self.engine.removals.hold_links() {
+                return Err(UnlinkError::Held);
+            }
             let found = shard.find(digest).map_err(|failed| self.engine.index_failed(failed))?;
             let blob = found.filter(|blob| !blob.condemned).ok_or(UnlinkError::Unknown)?;
             let link = blob.link(repository).ok_or(UnlinkError::Unknown)?;
@@ -300,6 +303,11 @@ impl Store {
             self.enqueue_unlink(&mut shard, repository, digest, now_ms)?
         };
         Ok(self.engine.wait(ticket).await?)
+    }
+
+    /// Waits as long as a backup holds links ([`Store::hold_removals`]), which is as long as it takes to copy the catalog.
+    pub async fn links_may_go(&self) {
+        self.engine.removals.links_may_go().await;
     }
 
     /// The parts of the engine.
@@ -524,7 +532,7 @@ impl Store {
     /// offset can be smaller than [`Store::upload_status`] said.
     ///
     /// # Errors
-    /// `Unknown`, `Busy`; `Io`, and then the session is gone.
+    /// `Unknown`, `Busy`; `Unreadable`, and then the session stands; `Io`, and then it is gone.
     pub async fn open_upload(
         &self,
         repository: RepositoryKey,
@@ -544,7 +552,7 @@ impl Store {
         id: SessionId,
         now_ms: u64,
     ) -> Result<(), UploadError> {
-        self.open_upload(repository, id, now_ms).await?.abort(now_ms).await
+        Upload::abort(&self.engine, repository, id, now_ms).await
     }
 
     /// Ends the sessions that nobody used for the idle time, and those without a byte that nobody used for an hour; says how many.
@@ -555,9 +563,7 @@ impl Store {
         let latest_ms = now_ms.saturating_add(self.engine.options.session_idle_ms);
         for (repository, id) in self.engine.sessions.idle(before_ms, latest_ms) {
             // Taken up again meanwhile, or failing: the next round looks at it once more.
-            if let Ok(upload) = Upload::open(Arc::clone(&self.engine), repository, id, before_ms).await
-                && upload.abort(now_ms).await.is_ok()
-            {
+            if Upload::abort(&self.engine, repository, id, now_ms).await.is_ok() {
                 expired += 1;
             }
         }

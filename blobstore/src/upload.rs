@@ -33,7 +33,7 @@ use crate::units::Unit;
 
 pub(crate) use point::Point;
 
-use end::{Over, end, end_unattended, tell_end};
+use end::{Over, end, end_unattended, tell_end, tell_end_of};
 use reopen::{Reopening, load, rehash};
 pub use share::Shared;
 
@@ -85,7 +85,7 @@ impl Upload {
             Opened::Ready(data) => (data, Ok(())),
             Opened::Stored(logged) => {
                 let stored = Reopening { engine: &engine, id, is_done: false };
-                let loaded = load(&engine, *logged).await;
+                let loaded = load(&engine, *logged).await?;
                 stored.done();
                 loaded
             }
@@ -476,7 +476,7 @@ impl Upload {
             file.read_at(buffer.as_mut_slice(), PAYLOAD_OFFSET_BYTES + offset)?;
             Ok(buffer)
         });
-        let read = read.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Io)?;
+        let read = read.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Unreadable)?;
         data.keep_hashed(&self.engine, &read.as_slice()[..len]);
         data.parked_bytes = 0;
         Ok(())
@@ -495,7 +495,8 @@ impl Upload {
             | UploadError::Busy
             | UploadError::TooMany
             | UploadError::Mismatch { .. }
-            | UploadError::TooLarge { .. } => false,
+            | UploadError::TooLarge { .. }
+            | UploadError::Unreadable(_) => false,
         };
         if ends && let Some(data) = self.data.take() {
             // What the log does not take in now, it is told when sessions expire.
@@ -504,10 +505,25 @@ impl Upload {
         error
     }
 
-    /// Ends the session and frees its bytes.
-    pub(crate) async fn abort(mut self, now_ms: u64) -> Result<(), UploadError> {
-        let Some(data) = self.data.take() else { return Err(UploadError::Unknown) };
-        Ok(end(&self.engine, self.id, *data, now_ms).await?)
+    /// Ends a session that nobody has open, and frees its bytes. They are not looked at: who cannot read them can still end it.
+    pub(crate) async fn abort(
+        engine: &Arc<Engine>,
+        repository: RepositoryKey,
+        id: SessionId,
+        now_ms: u64,
+    ) -> Result<(), UploadError> {
+        // At time 0, which is no use of it: when the log does not take its end in, it is as old as before.
+        match engine.sessions.open(repository, id, 0)? {
+            Opened::Ready(data) => end(engine, id, *data, now_ms).await?,
+            Opened::Stored(logged) => {
+                let stored = Reopening { engine, id, is_done: false };
+                let told = tell_end_of(engine, id, Some(logged.record.segment), now_ms)?;
+                stored.done();
+                engine.sessions.end(id, true);
+                engine.wait(told).await?;
+            }
+        }
+        Ok(())
     }
 }
 

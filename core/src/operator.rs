@@ -53,6 +53,15 @@ impl Operator {
         &self.identity
     }
 
+    /// Whether there is a project of that name that anybody may pull from.
+    ///
+    /// # Errors
+    /// Faults of the database.
+    pub async fn is_public(&self, name: &ProjectName) -> Result<bool, DbError> {
+        let facts = self.projects.facts(&ProjectRef::Name(name.clone()), Some(self.user)).await?;
+        Ok(facts.is_some_and(|facts| facts.public))
+    }
+
     /// Makes a project unless there is one of that name.
     ///
     /// # Errors

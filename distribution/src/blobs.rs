@@ -38,6 +38,9 @@ pub enum BlobError {
     /// A manifest on its way into the catalog needs it; only [`Blobs::unlink`] says so: 405.
     #[error("a manifest that is being pushed needs the blob")]
     InUse,
+    /// A backup copies the catalog; only [`Blobs::unlink`] says so: 503, and soon it may be.
+    #[error("a backup holds links")]
+    Held,
     /// No space: 507.
     #[error("no space left in the store")]
     NoSpace,
@@ -214,7 +217,7 @@ pub trait Blobs: Send + Sync + 'static {
     /// then asks whether a manifest uses the blob, then calls this: a manifest that was put in between has renewed the link.
     ///
     /// # Errors
-    /// `Unknown`; `InUse` when the link was renewed or is pinned; `NoSpace`, `Unavailable`.
+    /// `Unknown`; `InUse` when the link was renewed or is pinned; `Held`, `NoSpace`, `Unavailable`.
     async fn unlink(
         &self,
         repository: RepositoryKey,

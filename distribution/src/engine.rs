@@ -4,6 +4,7 @@
 //! disk becomes text for the log ([`BlobError::Unavailable`]), never for a client.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,10 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A source of random session ids.
 pub type SessionIds = Arc<dyn Fn() -> SessionId + Send + Sync>;
+
+/// How long a client's deletion waits for a backup that copies the catalog. Most are copied within that; who waits longer is better told
+/// than left without an answer, for which proxies have a minute at most.
+const HELD_WAIT: Duration = Duration::from_secs(5);
 
 /// The local engine as [`Blobs`]. Cloning it is cheap.
 #[derive(Clone)]
@@ -146,6 +151,8 @@ impl Blobs for Engine {
         digest: &Digest,
         generation: u64,
     ) -> Result<(), BlobError> {
+        // Whether or not links may go by then, the engine has the last word.
+        let _ = tokio::time::timeout(HELD_WAIT, self.store.links_may_go()).await;
         Ok(self.store.unlink(repository, digest, generation, self.now_ms()).await?)
     }
 
@@ -230,6 +237,7 @@ impl From<UnlinkError> for BlobError {
         match error {
             UnlinkError::Unknown => BlobError::Unknown,
             UnlinkError::Pinned => BlobError::InUse,
+            UnlinkError::Held => BlobError::Held,
             UnlinkError::Refused(refusal) => refusal.into(),
             other => BlobError::Unavailable(other.to_string()),
         }

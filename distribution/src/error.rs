@@ -94,6 +94,9 @@ pub enum Error {
     /// A manifest needs the blob.
     #[error("a manifest of this repository uses the blob; delete the manifest first")]
     BlobInUse,
+    /// A backup copies the catalog, and what that names must stay.
+    #[error("a backup is being made, and nothing is deleted for a moment; try again")]
+    BlobHeld,
     /// No range of `Range` is in the blob.
     #[error("no requested range is within the {len_bytes} bytes of the blob")]
     RangeUnsatisfiable {
@@ -251,7 +254,7 @@ impl Error {
             Error::Stalled => (StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID"),
             Error::BodyBroken => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
             Error::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "UNAVAILABLE"),
-            Error::Unavailable(_) | Error::AccessUnavailable => {
+            Error::Unavailable(_) | Error::AccessUnavailable | Error::BlobHeld => {
                 (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
             }
         }
@@ -313,7 +316,7 @@ impl Error {
             Error::TooManyUploads => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(SESSIONS_RETRY_AFTER_SECS));
             }
-            Error::Unavailable(_) | Error::AccessUnavailable => {
+            Error::Unavailable(_) | Error::AccessUnavailable | Error::BlobHeld => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
             }
             Error::RangeUnsatisfiable { len_bytes } => {
@@ -360,7 +363,9 @@ impl Error {
                 tracing::error!(%digest, "a manifest is damaged on disk");
                 Error::ManifestUnknown
             }
-            error @ (BlobError::InUse | BlobError::NoSpace | BlobError::Unavailable(_)) => error.into(),
+            error @ (BlobError::InUse | BlobError::Held | BlobError::NoSpace | BlobError::Unavailable(_)) => {
+                error.into()
+            }
         }
     }
 }
@@ -371,6 +376,7 @@ impl From<BlobError> for Error {
             BlobError::Unknown => Error::BlobUnknown,
             BlobError::Corrupt(digest) => Error::Damaged(digest),
             BlobError::InUse => Error::BlobInUse,
+            BlobError::Held => Error::BlobHeld,
             BlobError::NoSpace => Error::NoSpace,
             BlobError::Unavailable(text) => Error::Unavailable(text),
         }

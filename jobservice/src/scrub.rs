@@ -23,7 +23,8 @@ const REST_TIMES: u64 = 3;
 /// What a step is taken to have lasted at most, in microseconds: a clock that was set forward meanwhile must not stop the scrub.
 const TOOK_US_MAX: u64 = 20_000_000;
 
-/// How often the position is kept, in microseconds. What was read since is read again after a crash.
+/// How often the position is kept, and a checkpoint written where the log is damaged, in microseconds. What was read since is read again
+/// after a crash.
 const SAVE_US: i64 = 30_000_000;
 
 /// Damage of the log and unreadable blobs named one by one, per pass. The counters have the whole number.
@@ -55,6 +56,10 @@ pub(crate) struct Pass {
     scrubber: Scrubber,
     state: ScrubState,
     saved_us: i64,
+    /// Whether the log was found damaged since the last checkpoint, and when that was: a log that is damaged all over would have one
+    /// written for each step.
+    lacks_checkpoint: bool,
+    checkpointed_us: Option<i64>,
     bad: u64,
     damage: u64,
     unreadable: u64,
@@ -73,13 +78,16 @@ impl Job for Scrub {
         let Some(pass) = &mut self.pass else { return Ok(Round::Idle) };
         let began_us = self.context.now_micros();
         let step = pass.scrubber.step(STEP_BYTES).await?;
+        pass.report(&step, &self.counters);
+        pass.lacks_checkpoint |= !step.damage.is_empty();
+        let is_due = pass.checkpointed_us.is_none_or(|us| began_us < us || began_us - us >= SAVE_US);
+        if pass.lacks_checkpoint && (is_due || step.is_complete) {
+            // What the damaged records said is in memory, and now in a checkpoint: the next start does not need them.
+            self.store.checkpoint().await?;
+            (pass.lacks_checkpoint, pass.checkpointed_us) = (false, Some(began_us));
+        }
         let now_us = self.context.now_micros();
         let took_us = u64::try_from(now_us.saturating_sub(began_us)).unwrap_or(0);
-        pass.report(&step, &self.counters);
-        if !step.damage.is_empty() {
-            // What the damaged records said is in memory, and soon in a checkpoint: the next start does not need them.
-            self.store.checkpoint().await?;
-        }
         if step.is_complete {
             let Some(pass) = self.pass.take() else { return Ok(Round::Idle) };
             self.complete(pass, now_us).await?;
@@ -127,7 +135,16 @@ impl Scrub {
         let depth = if is_deep { ScrubDepth::Digests } else { ScrubDepth::Checksums };
         let Some(scrubber) = self.store.scrub(position, depth) else { return Ok(None) };
         tracing::info!(digests = is_deep, from = %position, "scrubbing");
-        let mut pass = Pass { scrubber, state, saved_us: now_us, bad: 0, damage: 0, unreadable: 0 };
+        let mut pass = Pass {
+            scrubber,
+            state,
+            saved_us: now_us,
+            lacks_checkpoint: false,
+            checkpointed_us: None,
+            bad: 0,
+            damage: 0,
+            unreadable: 0,
+        };
         pass.save(&self.scrubs, now_us).await?;
         Ok(Some(pass))
     }

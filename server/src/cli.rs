@@ -58,6 +58,10 @@ pub(crate) struct Import {
     /// Point tags that name another manifest here already to the imported one; without it they stay, and are reported.
     #[arg(long)]
     pub(crate) move_tags: bool,
+    /// Import into public projects as well: everybody can pull what is in them, without a login. The project `library` of a new
+    /// registry is one.
+    #[arg(long)]
+    pub(crate) into_public: bool,
     /// Read names and manifests only, write nothing, and say what would be done. The digests of layers are not verified.
     #[arg(long)]
     pub(crate) dry_run: bool,

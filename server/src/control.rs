@@ -1,7 +1,9 @@
 //! The control socket of a running server, `DIR/control.sock`: by it `taffrail backup` holds removals and learns which files the store is.
 //!
-//! One request a line, one JSON object each: `{"op":"hold"}`, then `{"op":"seal"}`, then `{"op":"end"}`. What is held is let go when the
-//! connection ends, however that comes. Whoever can reach the socket could read everything in the data directory anyway: it lies there,
+//! One request a line, one JSON object each: `{"op":"hold"}`, then `{"op":"seal"}`, then `{"op":"end"}`, and before the last two any number
+//! of `{"op":"alive"}`, which has no answer. What is held is let go when the connection ends, however that comes, and when the program
+//! neither says for [`SILENCE_MAX`] that it gets on nor takes what it is told: one that was stopped, or waits for a dead disk, would hold
+//! what is deleted without end. Whoever can reach the socket could read everything in the data directory anyway: it lies there,
 //! and is for root and the server's own user alone.
 
 use std::path::Path;
@@ -17,13 +19,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Version of the conversation: program and server may be of different releases.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 /// Longest request in bytes.
 const REQUEST_BYTES_MAX: u64 = 256;
 /// Programs at the socket at once: one holds removals, the others are told so.
 const CONVERSATIONS_MAX: usize = 8;
 /// How long a client may take to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a program may be silent while removals are held. The longest thing that it does without a word is to flush a file of some GiB to
+/// a slow disk.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// How long links may be held while the catalog is copied: deletions wait. A catalog of 10 GiB takes a minute or two.
 const HOLD_MAX: Duration = Duration::from_secs(900);
 
@@ -99,7 +104,7 @@ impl From<std::io::Error> for Broken {
 
 impl Conversation {
     async fn hold(&mut self) -> Result<(), Broken> {
-        self.expect("hold", Some(FIRST_REQUEST)).await?;
+        self.expect("hold", FIRST_REQUEST, None).await?;
         let store = self.store.upgrade().ok_or(Broken::Gone)?;
         let held = store.hold_removals().await;
         let uuid = hex(&store.uuid());
@@ -118,7 +123,7 @@ impl Conversation {
     }
 
     async fn seal(&mut self, hold: &RemovalHold, begun: Instant) -> Result<(), Broken> {
-        self.expect("seal", Some(HOLD_MAX)).await?;
+        self.expect("seal", SILENCE_MAX, Some(begun + HOLD_MAX)).await?;
         let sealing = Instant::now();
         let snapshot = match hold.snapshot().await {
             Ok(snapshot) => snapshot,
@@ -136,9 +141,9 @@ impl Conversation {
         for file in &snapshot.files {
             self.write_line(&json!({"name": file.name, "bytes": file.len_bytes})).await?;
         }
-        self.writer.flush().await?;
-        // Links and copies take as long as they take; a program that dies closes its end.
-        self.expect("end", None).await?;
+        self.flush().await?;
+        // Links and copies take as long as they take.
+        self.expect("end", SILENCE_MAX, None).await?;
         tracing::info!(
             took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             "a backup was made"
@@ -146,25 +151,32 @@ impl Conversation {
         self.answer(&json!({"ok": true})).await
     }
 
-    async fn expect(&mut self, op: &'static str, patience: Option<Duration>) -> Result<(), Broken> {
-        let mut line = String::new();
-        let mut bounded = (&mut self.reader).take(REQUEST_BYTES_MAX);
-        let read = bounded.read_line(&mut line);
-        let read = match patience {
-            Some(patience) => tokio::time::timeout(patience, read).await.map_err(|_| Broken::Gone)?,
-            None => read.await,
-        };
-        if read? == 0 {
-            return Err(Broken::Gone);
-        }
-        let request: Value = serde_json::from_str(&line).unwrap_or_default();
-        match request["op"].as_str() {
-            Some(asked) if asked == op => Ok(()),
-            asked => {
-                let asked = asked.unwrap_or("something else").to_owned();
-                let broken = Broken::Unexpected(asked, op);
-                self.answer(&json!({"error": broken.to_string()})).await?;
-                Err(broken)
+    /// Waits for that request: `silence` for each word of the program, and not past `until`.
+    async fn expect(
+        &mut self,
+        op: &'static str,
+        silence: Duration,
+        until: Option<Instant>,
+    ) -> Result<(), Broken> {
+        loop {
+            let mut line = String::new();
+            let mut bounded = (&mut self.reader).take(REQUEST_BYTES_MAX);
+            let patience = Instant::now() + silence;
+            let patience = until.map_or(patience, |until| patience.min(until));
+            let read = tokio::time::timeout_at(patience, bounded.read_line(&mut line)).await;
+            if read.map_err(|_| Broken::Gone)?? == 0 {
+                return Err(Broken::Gone);
+            }
+            let request: Value = serde_json::from_str(&line).unwrap_or_default();
+            match request["op"].as_str() {
+                Some("alive") => {}
+                Some(asked) if asked == op => return Ok(()),
+                asked => {
+                    let asked = asked.unwrap_or("something else").to_owned();
+                    let broken = Broken::Unexpected(asked, op);
+                    self.answer(&json!({"error": broken.to_string()})).await?;
+                    return Err(broken);
+                }
             }
         }
     }
@@ -176,15 +188,118 @@ impl Conversation {
 
     async fn answer(&mut self, value: &Value) -> Result<(), Broken> {
         self.write_line(value).await?;
-        Ok(self.writer.flush().await?)
+        self.flush().await
     }
 
     async fn write_line(&mut self, value: &Value) -> Result<(), Broken> {
-        Ok(self.writer.write_all(format!("{value}\n").as_bytes()).await?)
+        let line = format!("{value}\n");
+        in_time(self.writer.write_all(line.as_bytes())).await
     }
+
+    async fn flush(&mut self) -> Result<(), Broken> {
+        in_time(self.writer.flush()).await
+    }
+}
+
+/// What is said to a program that may have stopped reading.
+async fn in_time(write: impl Future<Output = std::io::Result<()>>) -> Result<(), Broken> {
+    Ok(tokio::time::timeout(SILENCE_MAX, write).await.map_err(|_| Broken::Gone)??)
 }
 
 /// Bytes in lowercase hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use taffrail_blobstore::disk::sim::SimDisk;
+    use taffrail_blobstore::{Options, Threading};
+    use tokio::task::JoinHandle;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Far more than anybody waits for here. Time is paused: it goes on when everybody waits.
+    const LONG: Duration = Duration::from_secs(100_000);
+
+    fn conversation() -> (Arc<Store>, UnixStream, JoinHandle<()>) {
+        let mut options = Options::new([7; 48]);
+        options.threading = Threading::Inline;
+        options.reserve_bytes = 0;
+        let store = Arc::new(Store::open(Arc::new(SimDisk::new()), options, 1).unwrap());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let conversation = tokio::spawn(converse(theirs, Arc::downgrade(&store)));
+        (store, ours, conversation)
+    }
+
+    async fn say(stream: &mut UnixStream, op: &str) {
+        stream.write_all(format!("{{\"op\":\"{op}\"}}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn hear(stream: &mut UnixStream) -> Value {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            line.push(stream.read_u8().await.unwrap());
+        }
+        serde_json::from_slice(&line).unwrap()
+    }
+
+    async fn is_held(store: &Store) -> bool {
+        matches!(store.hold_removals().await, Err(taffrail_blobstore::HoldError::Busy))
+    }
+
+    /// `backup` that was stopped by a signal held removals for as long as it stayed so.
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_falls_silent_holds_nothing_for_long() {
+        for ops in [&["hold"][..], &["hold", "seal"]] {
+            let (store, mut stream, conversation) = conversation();
+            for op in ops {
+                say(&mut stream, op).await;
+                assert_eq!(hear(&mut stream).await["ok"], true);
+            }
+            assert!(is_held(&store).await);
+            let ended = tokio::time::timeout(LONG, conversation).await;
+            ended.expect("it is let go").unwrap();
+            assert!(!is_held(&store).await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_says_that_it_gets_on_may_take_its_time() {
+        let (store, mut stream, conversation) = conversation();
+        say(&mut stream, "hold").await;
+        hear(&mut stream).await;
+        for _ in 0..8 {
+            say(&mut stream, "alive").await;
+            sleep(SILENCE_MAX / 3).await;
+        }
+        say(&mut stream, "seal").await;
+        assert_eq!(hear(&mut stream).await["ok"], true);
+        for _ in 0..100 {
+            say(&mut stream, "alive").await;
+            sleep(SILENCE_MAX / 3).await;
+        }
+        assert!(is_held(&store).await);
+        say(&mut stream, "end").await;
+        assert_eq!(hear(&mut stream).await["ok"], true);
+        conversation.await.unwrap();
+        assert!(!is_held(&store).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn links_are_not_held_longer_than_a_catalog_may_take() {
+        let (store, mut stream, conversation) = conversation();
+        say(&mut stream, "hold").await;
+        hear(&mut stream).await;
+        let begun = Instant::now();
+        while !conversation.is_finished() {
+            assert!(begun.elapsed() < LONG, "links are held without end");
+            let _ = stream.write_all(b"{\"op\":\"alive\"}\n").await;
+            sleep(SILENCE_MAX / 3).await;
+        }
+        assert!(!is_held(&store).await);
+    }
 }

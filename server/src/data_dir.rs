@@ -18,6 +18,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 /// Bits of a mode by which somebody else may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Bits of a mode by which somebody else may do anything.
@@ -103,7 +105,8 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Folders first: what is made or moved in one that is closed is closed, too.
+    /// Folders first: what is made or moved in one that is closed is closed, too. What a symbolic link leads to is somebody else's
+    /// business: root may look at the directory of a server that is not.
     fn close_to_others(&self) -> Result<(), DataDirError> {
         let database = self.database();
         let beside = |suffix: &str| {
@@ -111,26 +114,13 @@ impl DataDir {
             path.push(suffix);
             PathBuf::from(path)
         };
-        let folders = ["catalog", "keys", "store", "tls"].map(|name| self.root.join(name));
-        let files = [beside(""), beside("-wal"), beside("-shm"), self.initial_admin_password()];
-        for path in folders.iter().chain(&files) {
-            let failed = |source| DataDirError::Io { path: path.display().to_string(), source };
-            let mode = match fs::metadata(path) {
-                Ok(metadata) => metadata.permissions().mode() & 0o7777,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed(error)),
-            };
-            if mode & OPEN_TO_OTHERS == 0 {
-                continue;
-            }
-            let closed = mode & !OPEN_TO_OTHERS;
-            fs::set_permissions(path, fs::Permissions::from_mode(closed)).map_err(failed)?;
-            tracing::warn!(
-                path = %path.display(),
-                mode = format_args!("{mode:04o}"),
-                now = format_args!("{closed:04o}"),
-                "was open to others, who may have read secrets in it; closed to them"
-            );
+        let mut paths = ["catalog", "keys", "store", "tls"].map(|name| self.root.join(name)).to_vec();
+        if !self.root.join("catalog").is_symlink() {
+            paths.extend([beside(""), beside("-wal"), beside("-shm")]);
+        }
+        paths.push(self.initial_admin_password());
+        for path in paths {
+            close(&path).map_err(|source| DataDirError::Io { path: path.display().to_string(), source })?;
         }
         Ok(())
     }
@@ -169,6 +159,35 @@ impl DataDir {
     pub(crate) fn initial_admin_password(&self) -> PathBuf {
         self.root.join("initial-admin-password")
     }
+}
+
+/// Takes from others what they may do with a file or folder, if it is there and is one.
+fn close(path: &Path) -> io::Result<()> {
+    let open_to_others = |metadata: &fs::Metadata| metadata.permissions().mode() & OPEN_TO_OTHERS != 0;
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => {
+            if fs::metadata(path).is_ok_and(|found| open_to_others(&found)) {
+                tracing::warn!(path = %path.display(), "leads to what is open to others, who may read secrets in it");
+            }
+            return Ok(());
+        }
+        Ok(found) if (found.is_file() || found.is_dir()) && open_to_others(&found) => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(_) | Err(_) => return Ok(()),
+    }
+    // By a handle: the name may be a link by now.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let handle = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let mode = handle.metadata()?.permissions().mode() & 0o7777;
+    let closed = mode & !OPEN_TO_OTHERS;
+    handle.set_permissions(fs::Permissions::from_mode(closed))?;
+    tracing::warn!(
+        path = %path.display(),
+        mode = format_args!("{mode:04o}"),
+        now = format_args!("{closed:04o}"),
+        "was open to others, who may have read secrets in it; closed to them"
+    );
+    Ok(())
 }
 
 /// Writes a file that only we may read, whole or not at all: to a neighbour first, synced, then renamed.
@@ -255,6 +274,27 @@ mod tests {
             chmod(&folders[0], 0o770);
             chmod(&files[0], 0o640);
         }
+    }
+
+    /// Root took the permissions of whatever a link in the directory led to.
+    #[test]
+    fn what_a_link_in_the_directory_leads_to_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, outside) = (dir.path().join("data"), dir.path().join("outside"));
+        for folder in [&data, &outside] {
+            fs::create_dir(folder).unwrap();
+            chmod(folder, 0o755);
+        }
+        let files = ["taffrail.db", "password"].map(|name| outside.join(name));
+        for file in &files {
+            fs::write(file, "theirs").unwrap();
+            chmod(file, 0o644);
+        }
+        std::os::unix::fs::symlink(&outside, data.join("catalog")).unwrap();
+        std::os::unix::fs::symlink(&files[1], data.join("initial-admin-password")).unwrap();
+        DataDir::open(&data).unwrap();
+        let mode = |path: &PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&outside), files.each_ref().map(mode)), (0o755, [0o644; 2]));
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn scrub_options(config: &Scrub) -> Option<ScrubOptions> {
 }
 
 /// The bounds of the distribution API. Those that have no key keep the defaults that distribution gives a reason for.
-fn limits(config: &Config) -> Limits {
+pub(crate) fn limits(config: &Config) -> Limits {
     let entries = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     let of = &config.limits;
     let page_max = entries(of.page_entries_max);

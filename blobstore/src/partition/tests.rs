@@ -79,7 +79,8 @@ proptest! {
             for repository in 1..130 {
                 let repository = RepositoryKey::new(repository).unwrap();
                 let is_linked = partition.links_of(&stored).unwrap().iter().any(|link| link.0 == repository);
-                prop_assert_eq!(partition.is_linked(&stored, repository).unwrap(), is_linked);
+                let found = partition.find_linked(&stored.digest, repository).unwrap();
+                prop_assert_eq!(found.is_some_and(|(blob, link)| blob == stored && link.0 == repository), is_linked);
             }
         }
         let walked: Vec<StoredBlob> =
@@ -120,5 +121,54 @@ fn no_flipped_bit_of_a_partition_changes_an_answer() {
             }
         }
         assert!(refused > 0, "byte {at} of {len} is not checked by anything");
+    }
+}
+
+/// A blob whose links have pages of their own took a search through them, which told strangers that somebody has it.
+#[test]
+fn a_stranger_has_as_many_pages_looked_at_whatever_there_is() {
+    let disk = SimDisk::new();
+    let blobs: BTreeMap<u64, u64> =
+        (0..400).map(|number| (number, [0, 1, 3, 60, 2_000][usize::try_from(number % 5).unwrap()])).collect();
+    let (partition, sorted) = written(&disk, &blobs);
+    assert!(partition.header.link_pages > 1_000);
+    let pages = |digest: &Digest, repository: u64| {
+        let before = disk.counters().read_bytes;
+        let found = partition.find(digest).unwrap();
+        let found_bytes = disk.counters().read_bytes - before;
+        let linked = partition.find_linked(digest, RepositoryKey::new(repository).unwrap()).unwrap();
+        assert!(linked.is_none());
+        let both_bytes = disk.counters().read_bytes - before;
+        (found.is_some(), (both_bytes - 2 * found_bytes) / PAGE_BYTES as u64)
+    };
+    let absent = pages(&blob(1_000, 0).digest, 9);
+    assert_eq!(absent, (false, u64::from(search_pages_max(partition.header.link_pages))));
+    for blob in &sorted {
+        for repository in [3, 150, 3_000, 5_999, 90_000] {
+            assert_eq!(pages(&blob.digest, repository), (true, absent.1), "{}", blob.digest);
+        }
+    }
+}
+
+#[test]
+fn a_stranger_has_as_many_pages_looked_at_for_what_changed_lately() {
+    let disk = SimDisk::new();
+    let (partition, sorted) = written(&disk, &(0..20).map(|number| (number, number * 10)).collect());
+    let mut shard = crate::locator::Shard::default();
+    shard.load_partition(Some(Arc::new(partition)), crate::locator::Tally::default());
+    let stranger = RepositoryKey::new(5_000).unwrap();
+    for stored in &sorted {
+        let look = |shard: &crate::locator::Shard| {
+            let before = disk.counters().read_bytes;
+            assert!(shard.linked(stranger, &stored.digest).unwrap().is_none());
+            assert_eq!(shard.link_generation(stranger, &stored.digest).unwrap(), None);
+            disk.counters().read_bytes - before
+        };
+        let unchanged = look(&shard);
+        assert!(unchanged > 0);
+        shard.edit(&stored.digest).unwrap().unwrap();
+        assert_eq!(look(&shard), unchanged, "changed");
+        shard.remove(&stored.digest).unwrap().unwrap();
+        assert_eq!(look(&shard), unchanged, "gone");
     }
 }

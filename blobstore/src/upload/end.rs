@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::engine::Engine;
 use crate::error::Refusal;
+use crate::format::SegmentId;
 use crate::format::batch::NewRecord;
 use crate::format::record::Body;
 use crate::log::{Ending, Fate, Marks, Purpose, Ticket};
@@ -75,22 +76,32 @@ pub(super) fn tell_end(
     solo: Option<&mut SoloWriter>,
     now_ms: u64,
 ) -> Result<Ticket, Refusal> {
-    let file = solo.as_ref().map(|solo| (solo.segment, Fate::Surplus));
-    let ending = Some(Ending { session: id, is_logged: true, file });
-    let record = NewRecord { body: Body::SessionEnd { session: id }, payload: Bytes::new() };
-    let marks = Marks { ending, ..Marks::default() };
-    let ticket = engine.log.enqueue(vec![record], Purpose::Reclaim, marks, now_ms)?;
+    let ticket = tell_end_of(engine, id, solo.as_ref().map(|solo| solo.segment), now_ms)?;
     if let Some(solo) = solo {
         solo.keep();
     }
     Ok(ticket)
 }
 
+/// The same of a session whose file nobody has open.
+pub(super) fn tell_end_of(
+    engine: &Engine,
+    id: SessionId,
+    file: Option<SegmentId>,
+    now_ms: u64,
+) -> Result<Ticket, Refusal> {
+    let file = file.map(|segment| (segment, Fate::Surplus));
+    let ending = Some(Ending { session: id, is_logged: true, file });
+    let record = NewRecord { body: Body::SessionEnd { session: id }, payload: Bytes::new() };
+    let marks = Marks { ending, ..Marks::default() };
+    engine.log.enqueue(vec![record], Purpose::Reclaim, marks, now_ms)
+}
+
 impl Engine {
     /// Tells the log once more of sessions that are over, and that it could not take in then.
     pub(crate) async fn tell_ends(self: &Arc<Self>, now_ms: u64) {
         for id in self.sessions.over() {
-            let told = match tell_end(self, id, None, now_ms) {
+            let told = match tell_end_of(self, id, None, now_ms) {
                 Ok(ticket) => self.wait(ticket).await,
                 Err(refusal) => Err(refusal),
             };

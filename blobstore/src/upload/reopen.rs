@@ -43,10 +43,14 @@ impl Drop for Reopening<'_> {
 
 /// Takes up a session that the log knows: at the acknowledged offset when the file still holds what was hashed, else at the
 /// durable one.
+///
+/// # Errors
+/// `Unreadable`, with which the session is left as it was. What comes with the data ends it: the file or the log lacks what they
+/// promised.
 pub(super) async fn load(
     engine: &Arc<Engine>,
     logged: Logged,
-) -> (Box<SessionData>, Result<(), UploadError>) {
+) -> Result<(Box<SessionData>, Result<(), UploadError>), UploadError> {
     let record = logged.record;
     let mut data = Box::new(SessionData::new(record.algorithm));
     data.is_logged = true;
@@ -62,19 +66,25 @@ pub(super) async fn load(
             data.offset_bytes = offset_bytes;
             data.logged_bytes = record.acknowledged.offset_bytes;
             data.durable = record.durable;
-            (data, Ok(()))
+            Ok((data, Ok(())))
         }
         // The file's name was not durable: nothing was, and the client starts at 0. The log is told with the first write.
         Ok(None) => {
             data.logged_bytes = 0;
-            (data, Ok(()))
+            Ok((data, Ok(())))
         }
-        Err(error) => {
-            // The session ends, and nobody else will come for its file.
+        Err(error) if is_lost(&error) => {
+            // Nobody else will come for its file.
             engine.remove_solo(record.segment);
-            (data, Err(UploadError::Io(error)))
+            Ok((data, Err(UploadError::Io(error))))
         }
+        Err(error) => Err(UploadError::Unreadable(error)),
     }
+}
+
+/// Whether what was to be read is not there, rather than out of reach at this moment.
+fn is_lost(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// The file of a session, with the hasher and offset to go on from; `None` when the file is gone.

@@ -204,3 +204,61 @@ fn a_session_that_started_over_ends_with_its_commit() {
     let back = open(&disk.kill(0));
     assert_eq!(back.stats().sessions, 0);
 }
+
+/// One read that failed while a session was taken up, after a restart or from the unit left in its file, ended the session and
+/// threw away what was acknowledged.
+#[test]
+fn a_session_whose_file_cannot_be_read_now_stands_until_it_can() {
+    // Past 64 MiB a part is durable, and what hashes without a state to go on from has to read it.
+    for (restarts, call, sent_bytes) in
+        [(true, Call::Open, FIRST_BYTES), (true, Call::Read, 65 << 20), (false, Call::Read, FIRST_BYTES)]
+    {
+        let disk = SimDisk::new();
+        let bytes = content(u32::try_from(sent_bytes).unwrap() + 2_000_000);
+        let mut store = open(&disk);
+        store.begin_upload(repository(), Algorithm::Blake3, ID, NOW_MS).unwrap();
+        send_the_rest(&store, &bytes.slice(..sent_bytes));
+        let disk = if restarts { disk.kill(0) } else { disk };
+        if restarts {
+            store = open(&disk);
+        }
+        disk.inject(Fault::on(&[call], FaultError::Io).within("solo/"));
+        for _ in 0..2 {
+            let opened = wait(store.open_upload(repository(), ID, NOW_MS)).map(drop);
+            assert!(matches!(opened, Err(UploadError::Unreadable(_))), "{restarts} {call:?}: {opened:?}");
+            let status = store.upload_status(repository(), ID, NOW_MS).unwrap();
+            assert_eq!(status.offset_bytes, sent_bytes as u64);
+        }
+        disk.heal();
+        assert_eq!(send_the_rest(&store, &bytes), bytes.len() as u64);
+        let digest = Digest::of(Algorithm::Blake3, &bytes);
+        let upload = wait(store.open_upload(repository(), ID, NOW_MS)).unwrap();
+        wait(upload.commit(&digest, NOW_MS)).unwrap();
+    }
+}
+
+#[test]
+fn a_session_whose_file_cannot_be_read_can_be_ended() {
+    for restarts in [false, true] {
+        for expires in [false, true] {
+            let disk = SimDisk::new();
+            let mut store = open(&disk);
+            store.begin_upload(repository(), Algorithm::Sha256, ID, NOW_MS).unwrap();
+            send_the_rest(&store, &content(u32::try_from(FIRST_BYTES).unwrap()));
+            let disk = if restarts { disk.kill(0) } else { disk };
+            if restarts {
+                store = open(&disk);
+            }
+            disk.inject(Fault::on(&[Call::Read], FaultError::Io).within("solo/"));
+            if expires {
+                assert_eq!(wait(store.expire_sessions(NOW_MS + (30 << 30))), 1);
+            } else {
+                wait(store.abort_upload(repository(), ID, NOW_MS)).unwrap();
+            }
+            assert_eq!(store.stats().sessions, 0);
+            assert!(!disk.files().iter().any(|(name, _)| name.starts_with("solo/")), "{:?}", disk.files());
+            let back = open(&disk.kill(0));
+            assert_eq!(back.stats().sessions, 0, "{restarts} {expires}");
+        }
+    }
+}

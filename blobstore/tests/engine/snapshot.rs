@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use taffrail_blobstore::disk::threads::ThreadsDisk;
-use taffrail_blobstore::{HoldError, Options, SessionId, Snapshot, Store, Threading};
+use taffrail_blobstore::{
+    HoldError, Options, ScrubDepth, ScrubPosition, SessionId, Snapshot, Store, Threading, UnlinkError,
+};
 
 use crate::catalog::{ALL, content, repository};
 use crate::world::{options, wait};
@@ -123,7 +125,7 @@ fn what_was_linked_stays_as_it_was_and_opens_as_the_store_of_that_moment() {
 }
 
 #[test]
-fn links_are_held_until_the_snapshot_and_whoever_must_remove_one_waits() {
+fn links_are_held_until_the_snapshot_and_whoever_must_remove_one_is_told() {
     let scratch = tempfile::tempdir().unwrap();
     let store = open(&scratch.path().join("store"));
     push(&store, 0, 0);
@@ -132,17 +134,47 @@ fn links_are_held_until_the_snapshot_and_whoever_must_remove_one_waits() {
     let digest = content(0).digest;
     let generation = store.link_generation(repository(0), &digest).unwrap();
     let key = repository(0);
-    let mut waiting = std::pin::pin!(store.unlink(key, &digest, generation, NOW_MS));
+    let refused = wait(store.unlink(key, &digest, generation, NOW_MS));
+    assert!(matches!(refused, Err(UnlinkError::Held)), "{refused:?}");
+    let mut waiting = std::pin::pin!(store.links_may_go());
     assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert!(matches!(wait(store.hold_removals()), Err(HoldError::Busy)));
     wait(hold.snapshot()).unwrap();
-    wait(waiting).unwrap();
+    wait(waiting);
+    wait(store.unlink(key, &digest, generation, NOW_MS)).unwrap();
     assert_eq!(store.link_generation(repository(0), &digest), None);
     drop(hold);
     // One that gives up early lets go as well.
     push(&store, 0, 1);
     drop(wait(store.hold_removals()).unwrap());
     assert!(unlink(&store, 0));
+}
+
+/// A blob whose file was lost or cut short, and that nobody pushed again, made every backup fail.
+#[test]
+fn a_blob_that_is_set_aside_is_no_obstacle() {
+    for lost in [false, true] {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("store");
+        let store = open(&root);
+        (0..ALL).for_each(|blob| push(&store, blob, 0));
+        let is_solo = |path: &&String| path.contains("/solo/");
+        let file = contents(&root).keys().find(is_solo).map(std::path::PathBuf::from).unwrap();
+        if lost {
+            fs::remove_file(&file).unwrap();
+        } else {
+            fs::File::options().write(true).open(&file).unwrap().set_len(8192).unwrap();
+        }
+        let mut scrubber = store.scrub(ScrubPosition::START, ScrubDepth::Checksums).unwrap();
+        while !wait(scrubber.step(1 << 30)).unwrap().is_complete {}
+        assert_eq!(store.stats().quarantined, 1);
+        let snapshot = wait(wait(store.hold_removals()).unwrap().snapshot()).unwrap();
+        for listed in &snapshot.files {
+            let path = root.join(&listed.name);
+            let len_bytes = fs::metadata(&path).ok().map(|found| found.len());
+            assert_eq!(listed.len_bytes, len_bytes.filter(|_| path != file), "{}", listed.name);
+        }
+    }
 }
 
 #[test]

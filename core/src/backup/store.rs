@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use futures_util::TryStreamExt as _;
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
@@ -13,9 +12,13 @@ use crate::reconciliation::{ReconciliationStore, StoreIdentity};
 /// Names the first 20 problems: a database that has more is not mended by reading on.
 const INTEGRITY: &str = "PRAGMA integrity_check(20)";
 
-/// Everything named, once per repository. Both tables have an index in this order, so that nothing is sorted in memory.
-const NAMED: &str = "SELECT repository_key, digest FROM artifacts
-     UNION SELECT repository_key, digest FROM artifact_references ORDER BY 1, 2";
+/// Rows that are read at once, in one short transaction.
+const ROWS: i64 = 4096;
+
+/// What is named behind a row, once per repository. Both tables have an index in this order, so that nothing is sorted in memory.
+const NAMED: &str = "SELECT repository_key, digest FROM artifacts WHERE (repository_key, digest) > ($1, $2)
+     UNION SELECT repository_key, digest FROM artifact_references WHERE (repository_key, digest) > ($1, $2)
+     ORDER BY 1, 2 LIMIT $3";
 
 /// A line of what a catalog names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,30 +39,43 @@ pub enum Line {
     },
 }
 
-/// Gives all repositories and then everything that they name to `take`, as it is at one moment; a server may be writing meanwhile.
-/// `take` says whether to go on.
+/// Gives all repositories and then everything that they name to `take`, in order, each once. `take` says whether to go on, and may take
+/// as long as it likes.
+///
+/// A server may be writing meanwhile. What was named from the beginning to the end of the list is in it; what was named or forgotten
+/// meanwhile may be in it or not. One transaction for all would give one moment, and keep the server from cutting its write-ahead log
+/// until the slowest reader has seen the last line.
 ///
 /// # Errors
 /// Faults of the database.
 pub async fn list(database: &Path, mut take: impl FnMut(Line) -> bool) -> Result<(), DbError> {
     let options = SqliteConnectOptions::new().filename(database).read_only(true);
     let mut connection = SqliteConnection::connect_with(&options).await?;
-    let mut read = connection.begin().await?;
-    let repositories = "SELECT key, name FROM repositories ORDER BY key";
-    let mut rows = sqlx::query_as::<_, (i64, String)>(repositories).fetch(&mut *read);
-    let mut goes_on = true;
-    while goes_on && let Some((key, name)) = rows.try_next().await? {
-        goes_on = take(Line::Repository { key, name });
+    let mut last_key = i64::MIN;
+    loop {
+        let rows: Vec<(i64, String)> =
+            sqlx::query_as("SELECT key, name FROM repositories WHERE key > $1 ORDER BY key LIMIT $2")
+                .bind(last_key)
+                .bind(ROWS)
+                .fetch_all(&mut connection)
+                .await?;
+        let Some((key, _)) = rows.last() else { break };
+        last_key = *key;
+        if !rows.into_iter().all(|(key, name)| take(Line::Repository { key, name })) {
+            return Ok(connection.close().await?);
+        }
     }
-    drop(rows);
-    let mut rows = sqlx::query_as::<_, (i64, String)>(NAMED).fetch(&mut *read);
-    while goes_on && let Some((key, digest)) = rows.try_next().await? {
-        goes_on = take(Line::Reference { key, digest });
+    let mut last = (i64::MIN, String::new());
+    loop {
+        let rows: Vec<(i64, String)> =
+            sqlx::query_as(NAMED).bind(last.0).bind(&last.1).bind(ROWS).fetch_all(&mut connection).await?;
+        let Some(end) = rows.last() else { break };
+        last = end.clone();
+        if !rows.into_iter().all(|(key, digest)| take(Line::Reference { key, digest })) {
+            break;
+        }
     }
-    drop(rows);
-    read.rollback().await?;
-    connection.close().await?;
-    Ok(())
+    Ok(connection.close().await?)
 }
 
 /// How much a catalog names.

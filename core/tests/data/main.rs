@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod catalog;
+mod listing;
 mod outbox;
 mod pages;
 mod reconciliation;

@@ -238,3 +238,22 @@ async fn the_engines_refusals_are_told_apart() {
     engine.unlink(key, &digest, generation).await.unwrap();
     assert!(engine.holders(&digest, 10).await.is_empty());
 }
+
+/// A deletion waited without an answer until a backup had copied the catalog, up to a quarter of an hour.
+#[tokio::test(start_paused = true)]
+async fn a_deletion_beside_a_backup_is_answered_in_seconds() {
+    let folder = folder(|_| {});
+    let scene = scene(&folder);
+    let digest = scene.push_blob("alice", "pa/app", b"a blob").await;
+    let path = format!("/v2/pa/app/blobs/{digest}");
+    let hold = folder.engine.store().hold_removals().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let answer = scene.delete("admin", &path).refused(503, "UNAVAILABLE").await;
+    assert!(begun.elapsed().as_secs() <= 10, "{:?}", begun.elapsed());
+    assert_eq!(answer.header("retry-after"), "5");
+    assert!(answer.message().contains("backup"), "{}", answer.message());
+    scene.head("alice", &path).expect(200).await;
+    hold.snapshot().await.unwrap();
+    scene.delete("admin", &path).expect(202).await;
+    scene.head("alice", &path).expect(404).await;
+}

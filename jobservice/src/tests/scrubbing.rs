@@ -151,3 +151,34 @@ async fn damage_of_the_log_is_counted_and_a_checkpoint_keeps_what_it_said() {
     assert!(world.disk.files().iter().any(|(name, _)| name.starts_with("index/")));
     assert!(world.store.replay_bytes() <= replay_bytes && world.is_linked("layer"));
 }
+
+/// Each step that found damage wrote a checkpoint, and a log that is damaged all over had one written for every MiB that was read.
+#[tokio::test]
+async fn a_log_that_is_damaged_all_over_is_checkpointed_now_and_then() {
+    let world = World::new().await;
+    for number in 0..6_u8 {
+        let digest = world.upload_bytes(vec![number; 1_000_000].into()).await;
+        let rotted = world.disk.files().into_iter().any(|(name, _)| {
+            let file = world.disk.contents(&name).unwrap();
+            let at = file.windows(32).position(|window| window == digest.bytes());
+            at.is_some_and(|at| world.disk.flip_bit(&name, at as u64, 0))
+        });
+        assert!(rotted);
+    }
+    let mut scrub = world.scrub();
+    let (mut checkpoints, mut steps) = (BTreeSet::new(), 0);
+    loop {
+        let before = world.counters.scrub_log_damages();
+        let round = scrub.round().await.unwrap();
+        steps += u64::from(world.counters.scrub_log_damages() > before);
+        checkpoints.extend(
+            world.disk.files().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".ckp")),
+        );
+        // A clock that stands still: the first one, and one at the end.
+        if round == Round::Idle {
+            break;
+        }
+    }
+    assert!(steps >= 4, "{steps}");
+    assert!((1..=2).contains(&checkpoints.len()), "{checkpoints:?} in {steps} steps that found damage");
+}

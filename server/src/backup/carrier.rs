@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::source::Pulse;
 use crate::cli::Carry;
 use crate::progress::Progress;
 
@@ -18,11 +19,15 @@ pub(crate) struct Carrier<'a> {
     pub(crate) bytes: u64,
     folders: BTreeSet<PathBuf>,
     progress: &'a Progress,
+    pulse: Pulse,
 }
+
+/// Bytes of a file that are copied and flushed before somebody is told that the backup gets on.
+const PIECE_BYTES: u64 = 256 << 20;
 
 impl<'a> Carrier<'a> {
     /// One that links where it can, unless it was told how.
-    pub(crate) fn new(told: Option<Carry>, progress: &'a Progress) -> Carrier<'a> {
+    pub(crate) fn new(told: Option<Carry>, progress: &'a Progress, pulse: Pulse) -> Carrier<'a> {
         Carrier {
             way: told.unwrap_or(Carry::Link),
             is_told: told.is_some(),
@@ -30,6 +35,7 @@ impl<'a> Carrier<'a> {
             bytes: 0,
             folders: BTreeSet::new(),
             progress,
+            pulse,
         }
     }
 
@@ -107,7 +113,10 @@ impl<'a> Carrier<'a> {
         let mut source = open_no_link(from)?;
         let mut target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
         // In the kernel, and by sharing extents where the file system can.
-        io::copy(&mut source, &mut target)?;
+        while io::copy(&mut (&mut source).take(PIECE_BYTES), &mut target)? == PIECE_BYTES {
+            target.sync_data()?;
+            self.pulse.beat()?;
+        }
         target.sync_all()
     }
 
@@ -120,17 +129,17 @@ impl<'a> Carrier<'a> {
         self.files += 1;
         self.bytes += actual;
         self.progress.advance(actual);
-        Ok(())
+        self.pulse.beat()
     }
 }
 
-/// Another file system, one without links, or a file with too many of them.
 /// Opens a file to read it, and no symbolic link: a backup may be made as root, of a folder that belongs to somebody else.
 fn open_no_link(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NOFOLLOW.bits();
     File::options().read(true).custom_flags(i32::try_from(flags).unwrap_or_default()).open(path)
 }
 
+/// Another file system, one without links, or a file with too many of them.
 fn cannot_link(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -102,7 +102,7 @@ fn make(options: &Backup, environment: &Environment) -> anyhow::Result<()> {
     if !dir.database().exists() {
         bail!("{} holds no registry; name another with --data-dir", dir.root().display());
     }
-    let folder = std::path::absolute(&options.dir)?;
+    let folder = resolved(&options.dir).with_context(|| options.dir.display().to_string())?;
     if folder.starts_with(dir.root()) {
         bail!("{} lies in the data directory; backups must not", folder.display());
     }
@@ -133,6 +133,23 @@ fn make(options: &Backup, environment: &Environment) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where a path leads, the end of which need not be there yet.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let mut below = PathBuf::new();
+    for above in path.ancestors() {
+        match above.canonicalize() {
+            Ok(above) => return Ok(if below.as_os_str().is_empty() { above } else { above.join(below) }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // What is not there leads nowhere, and not back either.
+        let Some(name) = above.file_name() else { return Err(std::io::ErrorKind::NotFound.into()) };
+        below = if below.as_os_str().is_empty() { name.into() } else { Path::new(name).join(below) };
+    }
+    Err(std::io::ErrorKind::NotFound.into())
+}
+
 fn fill(
     dir: &DataDir,
     mode: Option<Carry>,
@@ -143,12 +160,13 @@ fn fill(
     progress: &Progress,
 ) -> anyhow::Result<Made> {
     let (begun, made) = (Instant::now(), time_of_day(ambient::now_ms(), "%Y-%m-%dT%H:%M:%SZ")?);
-    let mut carrier = Carrier::new(mode, progress);
+    let mut carrier = Carrier::new(mode, progress, source.pulse()?);
+    let pulse = source.pulse()?;
     let catalog = partial.join("catalog/taffrail.db");
     carrier.folder(&partial.join("catalog"))?;
-    runtime
-        .block_on(taffrail_core::backup::copy_database(&dir.database(), &catalog))
-        .context("the catalog")?;
+    let database = dir.database();
+    let copying = taffrail_core::backup::copy_database(&database, &catalog);
+    runtime.block_on(pulse.beside(copying))?.context("the catalog")?;
     let sealing = Instant::now();
     let sealed = source.seal(runtime)?;
     let (held, sealed_took) = (begun.elapsed(), sealing.elapsed());
@@ -163,7 +181,8 @@ fn fill(
     }
     // After the store is safe: nothing waits for it.
     let marking = taffrail_core::backup::mark_copy(&catalog, ambient::context(), &identity);
-    runtime.block_on(marking).context("the copy of the catalog")?;
+    runtime.block_on(pulse.beside(marking))?.context("the copy of the catalog")?;
+    pulse.beat()?;
     File::open(&catalog)?.sync_all()?;
     source.end()?;
     let marker = Marker {
@@ -193,7 +212,7 @@ fn carry_store(from: &Path, to: &Path, sealed: &Sealed, carrier: &mut Carrier<'_
         let (source, target) = (from.join(&file.name), to.join(&file.name));
         match carrier.sealed(&source, &target, file.len_bytes) {
             Ok(()) => {}
-            // A checkpoint that a newer one took the place of; the log says everything.
+            // A checkpoint that a newer one took the place of: the log says everything. Or a blob that was lost before.
             Err(error) if file.len_bytes.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| source.display().to_string()),
         }
@@ -247,5 +266,27 @@ fn sha256_of(path: &Path) -> anyhow::Result<String> {
             return Ok(hasher.finish().encoded());
         }
         hasher.update(&buffer[..read]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_followed_as_far_as_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("data/store")).unwrap();
+        std::os::unix::fs::symlink(root.join("data/store"), root.join("link")).unwrap();
+        for (path, leads_to) in [
+            ("link", "data/store"),
+            ("link/new/er", "data/store/new/er"),
+            ("link/../new", "data/new"),
+            ("other", "other"),
+        ] {
+            assert_eq!(resolved(&root.join(path)).unwrap(), root.join(leads_to), "{path}");
+        }
+        assert!(resolved(&root.join("absent/../data")).is_err());
     }
 }

@@ -17,6 +17,7 @@ use taffrail_blobstore::format::SUPERBLOCK_NAMES;
 
 use super::carrier::Carrier;
 use super::shelf::{self, MARKER, Marker};
+use super::source::Pulse;
 use super::verify::{self, Verified};
 use super::{EXIT_FAILED, say, sha256_of};
 use crate::cli::{Carry, Restore};
@@ -43,6 +44,10 @@ pub(crate) fn run(options: &Restore, environment: &Environment) -> ExitCode {
 fn restore(options: &Restore, environment: &Environment) -> anyhow::Result<Option<Verified>> {
     let config = options.place.load(environment)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let target = &config.storage.data_dir;
+    if target.exists() {
+        look_at(target)?;
+    }
     let backup = shelf::resolve(&options.dir)?;
     let marker = Marker::read(&backup)?;
     let catalog = backup.join("catalog/taffrail.db");
@@ -52,12 +57,16 @@ fn restore(options: &Restore, environment: &Environment) -> anyhow::Result<Optio
         "{} is damaged: it is not what was written; take another backup",
         catalog.display()
     );
-    let target = &config.storage.data_dir;
-    make_empty(target)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(target)
+        .with_context(|| format!("cannot make {}", target.display()))?;
+    let dir = look_at(target)?;
     let begun = Instant::now();
     let progress = Progress::new(options.says.quiet);
     progress.begin("restore", marker.bytes);
-    let mut carrier = Carrier::new(options.mode, &progress);
+    let mut carrier = Carrier::new(options.mode, &progress, Pulse::default());
     carry(&backup, target, options.verify, &mut carrier)?;
     let took = begun.elapsed();
     let way = match carrier.way {
@@ -65,7 +74,6 @@ fn restore(options: &Restore, environment: &Environment) -> anyhow::Result<Optio
         Carry::Copy => "copy",
     };
     let (files, bytes) = (carrier.files, carrier.bytes);
-    let dir = DataDir::open(target)?;
     let verified =
         if options.verify { Some(verify::verify(&dir, &config, &marker, &progress)?) } else { None };
     progress.end();
@@ -98,17 +106,13 @@ fn restore(options: &Restore, environment: &Environment) -> anyhow::Result<Optio
     Ok(verified)
 }
 
-/// Makes the data directory, or finds it empty.
-fn make_empty(target: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(target)
-        .with_context(|| format!("cannot make {}", target.display()))?;
+/// Finds the data directory empty, and nobody else's to write to: before hours of copying, not after them.
+fn look_at(target: &Path) -> anyhow::Result<DataDir> {
+    let dir = DataDir::open(target)?;
     if fs::read_dir(target)?.next().is_some() {
         bail!("{} is not empty; move what is in it away, or name another with --data-dir", target.display());
     }
-    Ok(())
+    Ok(dir)
 }
 
 fn carry(backup: &Path, target: &Path, verify: bool, carrier: &mut Carrier<'_>) -> anyhow::Result<()> {

@@ -1,7 +1,9 @@
 //! Where a backup comes from: a running server, by its control socket, or the data directory of a stopped one, under its lock.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::cell::Cell;
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
@@ -14,6 +16,8 @@ use crate::control;
 use crate::data_dir::DataDir;
 use crate::store;
 
+const WENT_AWAY: &str = "the server went away, or let go, before the backup was whole; make another";
+
 /// Removals are held as long as it lives.
 pub(crate) enum Source {
     Running(Box<Running>),
@@ -24,6 +28,45 @@ pub(crate) enum Source {
 pub(crate) struct Running {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
+}
+
+/// How often the server is told that the backup gets on: ten times before it takes us for stuck.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
+
+/// Tells a server, now and then, that the backup gets on: it lets go when it hears nothing for some minutes.
+#[derive(Default)]
+pub(crate) struct Pulse(Option<(UnixStream, Cell<Instant>)>);
+
+impl Pulse {
+    /// To be called whenever something was done, and only then.
+    ///
+    /// # Errors
+    /// When the server went away.
+    pub(crate) fn beat(&self) -> io::Result<()> {
+        match &self.0 {
+            Some((server, told)) if told.get().elapsed() >= TOLD_EVERY => {
+                told.set(Instant::now());
+                let mut server: &UnixStream = server;
+                let alive = format!("{}\n", json!({"op": "alive"}));
+                server.write_all(alive.as_bytes()).map_err(|error| io::Error::new(error.kind(), WENT_AWAY))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Waits for `work`, which gets on by itself.
+    ///
+    /// # Errors
+    /// When the server went away.
+    pub(crate) async fn beside<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(TOLD_EVERY, &mut work).await {
+                Ok(done) => return Ok(done),
+                Err(_) => self.beat()?,
+            }
+        }
+    }
 }
 
 /// Which store it is, and how far it had come when removals were held.
@@ -115,6 +158,19 @@ impl Source {
         }
     }
 
+    /// What tells the server that the backup gets on.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub(crate) fn pulse(&self) -> io::Result<Pulse> {
+        match self {
+            Source::Running(running) => {
+                Ok(Pulse(Some((running.writer.try_clone()?, Cell::new(Instant::now())))))
+            }
+            Source::Stopped { .. } => Ok(Pulse(None)),
+        }
+    }
+
     /// Lets everything go. When this succeeds, it was held all the time.
     ///
     /// # Errors
@@ -126,9 +182,7 @@ impl Source {
                 Ok(store.close()?)
             }
             Source::Running(mut running) => {
-                running
-                    .ask("end")
-                    .context("the server went away before the backup was whole; make another")?;
+                running.ask("end").context(WENT_AWAY)?;
                 Ok(())
             }
         }
@@ -190,6 +244,27 @@ pub(crate) fn unhex(text: &str) -> anyhow::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_server_is_told_now_and_then_and_its_end_is_noticed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let earlier = || Instant::now().checked_sub(TOLD_EVERY).unwrap();
+        let pulse = Pulse(Some((ours, Cell::new(earlier()))));
+        pulse.beat().unwrap();
+        pulse.beat().unwrap();
+        let mut line = String::new();
+        let mut heard = BufReader::new(theirs);
+        heard.read_line(&mut line).unwrap();
+        assert_eq!(line, "{\"op\":\"alive\"}\n");
+        assert!(heard.buffer().is_empty(), "once in {TOLD_EVERY:?}");
+        drop(heard);
+        pulse.beat().unwrap();
+        if let Some((_, told)) = &pulse.0 {
+            told.set(earlier());
+        }
+        assert!(pulse.beat().unwrap_err().to_string().contains("make another"));
+        Pulse::default().beat().unwrap();
+    }
 
     #[test]
     fn what_a_server_names_leads_nowhere_out_of_the_store() {

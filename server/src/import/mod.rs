@@ -8,14 +8,16 @@ mod report;
 mod take;
 mod tree;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use taffrail_core::db::DbError;
 use taffrail_core::facade::Core;
+use taffrail_core::operator::Operator;
 use taffrail_core::project::ProjectName;
 
 use crate::cli::{Import, ImportMode};
@@ -26,7 +28,7 @@ use crate::{ambient, first_password, store, wiring};
 
 use plan::{Planner, Source};
 use report::Report;
-use take::Taker;
+use take::{How, Taker};
 use tree::Tree;
 
 /// Exit code when something was refused.
@@ -42,7 +44,8 @@ pub(crate) fn run(options: &Import, environment: &Environment) -> ExitCode {
         Ok(report) if report.is_whole() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_REFUSED),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "taffrail: import: {error:#}");
+            let said = report::plain(&format!("taffrail: import: {error:#}"));
+            let _ = writeln!(std::io::stderr(), "{said}");
             ExitCode::from(EXIT_FAILED)
         }
     }
@@ -58,13 +61,16 @@ fn import(options: &Import, environment: &Environment) -> anyhow::Result<Report>
     let progress = Progress::new(options.says.quiet);
     let mut report = Report { refused, ..Report::default() };
     if options.dry_run {
-        foresee(&tree, &sources, &mut report, Foreseen::Reported);
+        foresee(&tree, &config, &sources, &mut report, Foreseen::Reported);
     } else {
         take_over(options, &config, &tree, &sources, &mut report, &progress)?;
     }
     progress.end();
     let text = if options.says.json {
-        format!("{:#}\n", report.json(tree.path()))
+        // What it says of the tree has no line ends: they are escaped in JSON.
+        let lines: Vec<String> =
+            format!("{:#}", report.json(tree.path())).lines().map(report::plain).collect();
+        lines.join("\n") + "\n"
     } else {
         report.text(tree.path())
     };
@@ -83,8 +89,8 @@ enum Foreseen {
 }
 
 /// Plans everything; counts each blob once.
-fn foresee(tree: &Tree, sources: &[Source], report: &mut Report, foreseen: Foreseen) {
-    let mut planner = Planner::new(tree);
+fn foresee(tree: &Tree, config: &Config, sources: &[Source], report: &mut Report, foreseen: Foreseen) {
+    let mut planner = Planner::new(tree, wiring::limits(config).manifest_bytes_max);
     let mut seen = HashSet::new();
     for source in sources {
         let planned = planner.plan(source);
@@ -122,7 +128,7 @@ fn take_over(
     let begun = Instant::now();
     report.mode = Some(take::mode(options.mode, tree, &dir.store())?);
     let mut expected = Report::default();
-    foresee(tree, sources, &mut expected, Foreseen::Counted);
+    foresee(tree, config, sources, &mut expected, Foreseen::Counted);
     progress.begin("import", expected.blobs.bytes);
     let threads = std::thread::available_parallelism().map_or(THREADS_MIN, usize::from).max(THREADS_MIN);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -130,7 +136,7 @@ fn take_over(
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(async {
+    let outcome: anyhow::Result<()> = runtime.block_on(async {
         let mut core_options = wiring::core_options(config, &dir, ambient::context());
         // Standard output is the report's.
         core_options.first_password = first_password::announced_on(std::io::stderr(), config, &dir);
@@ -140,13 +146,22 @@ fn take_over(
         let share =
             if report.mode == Some(ImportMode::Reflink) { take::Bytes::Shared } else { take::Bytes::Copied };
         let moved = if options.move_tags { take::Tags::Moved } else { take::Tags::Kept };
-        let mut taker =
-            Taker::new(tree, Arc::clone(&store), core.catalog(), operator, share, moved, progress);
-        let mut planner = Planner::new(tree);
+        report.projects_public =
+            public_projects(&operator, sources).await.context("cannot read the catalog")?;
+        if !options.into_public && !report.projects_public.is_empty() {
+            bail!("{}", public_refusal(&report.projects_public));
+        }
+        let manifest_bytes_max = wiring::limits(config).manifest_bytes_max;
+        let how = How { share, moved, manifest_bytes_max };
+        let mut taker = Taker::new(tree, Arc::clone(&store), core.catalog(), operator, how, progress);
+        let mut planner = Planner::new(tree, manifest_bytes_max);
         let mut outcome = Ok(());
         for source in sources {
             let planned = planner.plan(source);
-            outcome = taker.take(source, planned, report).await;
+            outcome = taker
+                .take(source, planned, report)
+                .await
+                .context("stopped; what was taken over is kept, run the import again to go on");
             if outcome.is_err() {
                 break;
             }
@@ -158,11 +173,32 @@ fn take_over(
     runtime.shutdown_background();
     report.took = begun.elapsed();
     let closed = Arc::try_unwrap(store).map(taffrail_blobstore::Store::close);
-    outcome.context("stopped; what was taken over is kept, run the import again to go on")?;
+    outcome?;
     if let Ok(Err(error)) = closed {
         bail!(
             "the store was not closed cleanly ({error}); the next start recovers it, nothing that was reported is lost"
         );
     }
     Ok(())
+}
+
+/// Those of the projects that anybody may pull from.
+async fn public_projects(operator: &Operator, sources: &[Source]) -> Result<Vec<String>, DbError> {
+    let projects: BTreeSet<&ProjectName> = sources.iter().map(|source| &source.project).collect();
+    let mut public = Vec::new();
+    for project in projects {
+        if operator.is_public(project).await? {
+            public.push(project.to_string());
+        }
+    }
+    Ok(public)
+}
+
+fn public_refusal(projects: &[String]) -> String {
+    let (names, are) = (projects.join(", "), if projects.len() == 1 { "is" } else { "are" });
+    format!(
+        "nothing was taken over, because {names} {are} public: everybody could pull what is imported there, without a login. Start the \
+         server and make it private first, choose another project for repositories without one with --project, or say \
+         --into-public if everybody may"
+    )
 }

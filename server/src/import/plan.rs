@@ -13,7 +13,6 @@ use serde_json::value::RawValue;
 use taffrail_blobstore::Digest;
 use taffrail_core::project::ProjectName;
 use taffrail_distribution::catalog::ReferenceKind;
-use taffrail_distribution::limits::Limits;
 use taffrail_distribution::manifest::{Manifest, ManifestError, OCI_IMAGE, OCI_INDEX};
 use taffrail_distribution::name::{RepositoryName, Tag};
 
@@ -151,13 +150,13 @@ fn of_repository(path: &str, reason: String) -> Refused {
 #[derive(Debug)]
 pub(crate) struct Planner<'a> {
     tree: &'a Tree,
-    limits: Limits,
+    manifest_bytes_max: usize,
     lengths: HashMap<Digest, Option<u64>>,
 }
 
 impl<'a> Planner<'a> {
-    pub(crate) fn new(tree: &'a Tree) -> Planner<'a> {
-        Planner { tree, limits: Limits::default(), lengths: HashMap::new() }
+    pub(crate) fn new(tree: &'a Tree, manifest_bytes_max: usize) -> Planner<'a> {
+        Planner { tree, manifest_bytes_max, lengths: HashMap::new() }
     }
 
     /// Looks at everything but the bytes of blobs.
@@ -263,7 +262,7 @@ impl<'a> Planner<'a> {
     }
 
     fn manifest(&mut self, digest: &Digest, layers: &BTreeSet<Digest>) -> Result<PlannedManifest, String> {
-        let bytes = read_manifest(self.tree, digest, self.limits.manifest_bytes_max)?;
+        let bytes = read_manifest(self.tree, digest, self.manifest_bytes_max)?;
         let manifest = parse(&bytes)?;
         let mut needs = Vec::with_capacity(manifest.references.len());
         for reference in manifest.references {

@@ -74,6 +74,8 @@ impl Count {
 pub(crate) struct Report {
     pub(crate) repositories: u64,
     pub(crate) projects_made: Vec<String>,
+    /// Of the projects that were there, those that anybody may pull from.
+    pub(crate) projects_public: Vec<String>,
     pub(crate) manifests: u64,
     pub(crate) tags: u64,
     /// Blobs whose bytes were taken in.
@@ -133,6 +135,7 @@ impl Report {
             "complete": self.is_whole(),
             "repositories": self.repositories,
             "projects_made": self.projects_made,
+            "projects_public": self.projects_public,
             "tags": self.tags,
             "manifests": self.manifests,
             "blobs": self.blobs.json(),
@@ -177,6 +180,10 @@ impl Report {
                 format!("{} ({})", self.projects_made.len(), self.projects_made.join(", ")),
             );
         }
+        if !self.projects_public.is_empty() {
+            let names = self.projects_public.join(", ");
+            line("projects, PUBLIC", format!("{} ({names}): everybody can pull", self.projects_public.len()));
+        }
         line("tags", self.tags.to_string());
         line("manifests", self.manifests.to_string());
         line("blobs", self.blobs.text());
@@ -201,6 +208,63 @@ impl Report {
             let rate = BinaryBytes(self.rate());
             line("took", format!("{:.1} s, {rate}/s, {}", self.took.as_secs_f64(), self.mode()));
         }
-        lines.join("\n") + "\n"
+        lines.iter().map(|line| plain(line) + "\n").collect()
+    }
+}
+
+/// A line that a terminal shows as it is: names in the other registry are whatever somebody called them, and must neither steer the
+/// terminal, nor begin a line of their own, nor turn the order of what follows. What would is escaped as in JSON.
+pub(crate) fn plain(line: &str) -> String {
+    let steers = |character: char| {
+        character.is_control()
+            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(line.len());
+    for character in line.chars() {
+        if steers(character) {
+            // All of them are below U+10000: four digits do.
+            shown.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names of folders in the tree went to the terminal as they were.
+    #[test]
+    fn no_name_in_the_tree_steers_the_terminal() {
+        let name = "a\u{1b}]0;pwned\u{7}\u{9b}31m\n  refused  0\u{202e}b\u{7f}";
+        let refused = Refused {
+            what: What::Repository,
+            repository: name.to_owned(),
+            name: String::new(),
+            path: format!("repositories/{name}"),
+            reason: format!("{name} is no name"),
+        };
+        let report = Report { refused: vec![refused], ..Report::default() };
+        let text = report.text(Path::new(name));
+        assert!(
+            text.chars().all(|shown| shown == '\n' || !(shown.is_control() || shown == '\u{202e}')),
+            "{text:?}"
+        );
+        let shown = "a\\u001b]0;pwned\\u0007\\u009b31m\\u000a  refused  0\\u202eb\\u007f";
+        let first = text.lines().next().unwrap();
+        assert_eq!(
+            first,
+            format!("refused: repository of {shown}: {shown} is no name (repositories/{shown})")
+        );
+        assert_eq!(plain("å ok — 結構"), "å ok — 結構");
+    }
+
+    #[test]
+    fn whoever_imports_into_a_public_project_is_told() {
+        let report = Report { projects_public: vec!["library".to_owned()], ..Report::default() };
+        assert!(report.text(Path::new("t")).contains("1 (library): everybody can pull"));
+        assert_eq!(report.json(Path::new("t"))["projects_public"], json!(["library"]));
     }
 }

@@ -14,7 +14,6 @@ use taffrail_core::operator::{Operator, ProjectWas};
 use taffrail_core::project::ProjectName;
 use taffrail_distribution::access::Grant;
 use taffrail_distribution::catalog::{Catalog, CatalogError, NewManifest, Precondition};
-use taffrail_distribution::limits::Limits;
 use taffrail_distribution::name::{Reference, Tag};
 
 use super::plan::{self, Planned, PlannedManifest, Source};
@@ -45,6 +44,15 @@ pub(crate) enum Bytes {
 pub(crate) enum Tags {
     Kept,
     Moved,
+}
+
+/// How things are taken in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    pub(crate) share: Bytes,
+    pub(crate) moved: Tags,
+    /// Of the configuration, as for a push.
+    pub(crate) manifest_bytes_max: usize,
 }
 
 /// Decides how bytes are taken in: whether extents can be shared is found out by sharing some.
@@ -112,10 +120,8 @@ pub(crate) struct Taker<'a> {
     store: Arc<Store>,
     catalog: Arc<dyn Catalog>,
     operator: Operator,
-    bytes: Bytes,
-    tags: Tags,
+    how: How,
     progress: &'a Progress,
-    manifest_bytes_max: usize,
     projects: HashSet<ProjectName>,
     /// Blobs that count in the progress already.
     seen: HashSet<Digest>,
@@ -129,8 +135,7 @@ impl<'a> Taker<'a> {
         store: Arc<Store>,
         catalog: Arc<dyn Catalog>,
         operator: Operator,
-        bytes: Bytes,
-        tags: Tags,
+        how: How,
         progress: &'a Progress,
     ) -> Taker<'a> {
         Taker {
@@ -138,10 +143,8 @@ impl<'a> Taker<'a> {
             store,
             catalog,
             operator,
-            bytes,
-            tags,
+            how,
             progress,
-            manifest_bytes_max: Limits::default().manifest_bytes_max,
             projects: HashSet::new(),
             seen: HashSet::new(),
             bad: BTreeMap::new(),
@@ -198,7 +201,7 @@ impl<'a> Taker<'a> {
             let shown = if self.seen.insert(digest) { self.progress.clone() } else { Progress::new(true) };
             news.push((digest, len_bytes, shown));
         }
-        let (store, repository, bytes) = (&self.store, grant.repository, self.bytes);
+        let (store, repository, bytes) = (&self.store, grant.repository, self.how.share);
         let mut takes = stream::iter(news)
             .map(|(digest, len_bytes, shown)| {
                 // Opened here, so that the tree needs not outlive us.
@@ -289,7 +292,9 @@ impl<'a> Taker<'a> {
         for tag in &planned.tags {
             match self.named(grant, &Reference::Tag(tag.clone())).await? {
                 Some(digest) if digest == planned.digest => tags_there += 1,
-                Some(digest) if self.tags == Tags::Kept => conflicts.push(conflict(source, tag, &digest)),
+                Some(digest) if self.how.moved == Tags::Kept => {
+                    conflicts.push(conflict(source, tag, &digest))
+                }
                 Some(_) | None => tags.push(tag.clone()),
             }
         }
@@ -300,7 +305,7 @@ impl<'a> Taker<'a> {
             return Ok((Put::There { tags: 0, tags_there }, conflicts));
         }
         let refused = |reason: String| Ok((Put::Refused(reason), Vec::new()));
-        let bytes = match plan::read_manifest(self.tree, &planned.digest, self.manifest_bytes_max) {
+        let bytes = match plan::read_manifest(self.tree, &planned.digest, self.how.manifest_bytes_max) {
             Ok(bytes) => bytes,
             Err(reason) => return refused(reason),
         };

@@ -82,24 +82,26 @@ pub(crate) struct Entry {
 }
 
 impl Tree {
-    /// Opens the tree in `dir`, or below it.
+    /// Opens the tree in `dir`, or below it. `dir` may be a symbolic link, which whoever named it meant; what lies below may not.
     ///
     /// # Errors
     /// When there is none.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Tree> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for below in ROOTS {
-            let path = dir.join(below);
-            let opened = fs::open(&path, flags, Mode::empty());
-            let root = match opened {
-                Ok(root) => root,
-                Err(Errno::NOENT | Errno::NOTDIR) => continue,
-                Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-            };
-            let path = if below == "." { dir.to_path_buf() } else { path };
-            let tree = Tree { root, path };
-            if tree.folder("repositories").is_ok() {
-                return Ok(tree);
+            let path = if below == "." { dir.to_path_buf() } else { dir.join(below) };
+            let opened = fs::open(dir, flags, Mode::empty());
+            let above =
+                opened.map_err(io::Error::from).with_context(|| format!("cannot open {}", dir.display()))?;
+            let root = if below == "." { Ok(above) } else { walk(&above, below, flags) };
+            let found = root.and_then(|root| {
+                let tree = Tree { root, path: path.clone() };
+                tree.folder("repositories").map(|_| tree)
+            });
+            match found {
+                Ok(tree) => return Ok(tree),
+                Err(Flaw::Missing) => {}
+                Err(flaw) => bail!("{}/repositories {flaw}; name the folder that holds it", path.display()),
             }
         }
         bail!(
@@ -186,23 +188,27 @@ impl Tree {
         if metadata.is_file() { Ok((file, metadata.len())) } else { Err(Flaw::NotAFile) }
     }
 
-    /// Opens what lies at a path, step by step, so that a symbolic link in the place of a folder is found as well.
     fn walk(&self, path: &str, last: OFlags) -> Result<OwnedFd, Flaw> {
-        let mut held: Option<OwnedFd> = None;
-        let mut parts = path.split('/').peekable();
-        while let Some(part) = parts.next() {
-            let flags = if parts.peek().is_some() { OFlags::PATH | OFlags::DIRECTORY } else { last };
-            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let folder = held.as_ref().unwrap_or(&self.root);
-            let opened = match fs::openat(folder, part, flags, Mode::empty()) {
-                // With O_DIRECTORY a symbolic link is said to be no folder.
-                Err(Errno::NOTDIR) if is_symlink(folder, part) => return Err(Flaw::Symlink),
-                opened => opened?,
-            };
-            held = Some(opened);
-        }
-        held.ok_or(Flaw::Missing)
+        walk(&self.root, path, last)
     }
+}
+
+/// Opens what lies at a path, step by step, so that a symbolic link in the place of a folder is found as well.
+fn walk(root: &OwnedFd, path: &str, last: OFlags) -> Result<OwnedFd, Flaw> {
+    let mut held: Option<OwnedFd> = None;
+    let mut parts = path.split('/').peekable();
+    while let Some(part) = parts.next() {
+        let flags = if parts.peek().is_some() { OFlags::PATH | OFlags::DIRECTORY } else { last };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = held.as_ref().unwrap_or(root);
+        let opened = match fs::openat(folder, part, flags, Mode::empty()) {
+            // With O_DIRECTORY a symbolic link is said to be no folder.
+            Err(Errno::NOTDIR) if is_symlink(folder, part) => return Err(Flaw::Symlink),
+            opened => opened?,
+        };
+        held = Some(opened);
+    }
+    held.ok_or(Flaw::Missing)
 }
 
 fn is_symlink(folder: &OwnedFd, name: &str) -> bool {
@@ -237,6 +243,27 @@ mod tests {
         let error = Tree::open(&dir.path().join("docker/registry/v2/repositories")).unwrap_err();
         assert!(error.to_string().contains("holds no registry"), "{error}");
         assert!(Tree::open(&dir.path().join("nowhere")).is_err());
+    }
+
+    /// `docker`, `registry` and `v2` were followed wherever they led.
+    #[test]
+    fn a_tree_behind_a_symbolic_link_is_refused_unless_it_was_named() {
+        let (dir, _) = tree();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["a", "b/registry", "c/docker/registry", "d"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        let link = |from: &str, to: &str| std::os::unix::fs::symlink(at(from), at(to)).unwrap();
+        link("docker", "a/docker");
+        link("docker/registry/v2", "b/registry/v2");
+        link("docker/registry/v2", "c/docker/registry/v2");
+        link("docker/registry/v2/repositories", "d/repositories");
+        for name in ["a", "b", "c", "d"] {
+            let error = Tree::open(&at(name)).unwrap_err().to_string();
+            assert!(error.contains("symbolic link"), "{name}: {error}");
+        }
+        link("docker", "named");
+        Tree::open(&at("named")).unwrap();
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `taffrail backup` and `taffrail restore`: what the backup's catalog names is pullable after the restore, whatever went on meanwhile.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +16,9 @@ use taffrail_tests::images::{Image, noise};
 use taffrail_tests::server::{Options, Server};
 
 use crate::taffrail;
+
+/// A user and group that is nobody else's.
+const SOMEBODY: u32 = 54_321;
 
 /// A server that deletes at once what nothing names: what a backup misses would be gone.
 fn start(data: &Path) -> Result<Server> {
@@ -274,6 +278,48 @@ fn a_store_that_is_older_than_its_catalog_is_noticed_and_nothing_is_deleted() ->
     Ok(())
 }
 
+/// The service could not open what a backup as root had written to its store.
+#[test]
+fn a_backup_that_root_makes_of_a_stopped_server_leaves_the_files_to_the_servers_user() -> Result<()> {
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        return Ok(());
+    }
+    let scratch = tempfile::tempdir()?;
+    // The user has to get there.
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755))?;
+    let (data, shelf) = (scratch.path().join("data"), scratch.path().join("backups"));
+    let mut server = start(&data)?;
+    Image::unique(&[1_200_000, 900])?.push(&server.admin()?, "library/app", "v1")?;
+    server.terminate()?;
+    for path in below(&data)? {
+        chown(path, Some(SOMEBODY), Some(SOMEBODY))?;
+    }
+    for mode in ["link", "copy"] {
+        let (path, _) = backup(&shelf, &data, &["--mode", mode])?;
+        for path in below(&data)? {
+            let metadata = fs::symlink_metadata(&path)?;
+            let owner = (metadata.uid(), metadata.gid());
+            ensure!(owner == (SOMEBODY, SOMEBODY), "{mode}: {} is of {owner:?}", path.display());
+        }
+        restore(&path, &scratch.path().join(mode), &["--mode", "copy"], 0)?;
+    }
+    Ok(())
+}
+
+/// A folder and everything in it.
+fn below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![folder.to_path_buf()];
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(below(&entry.path())?);
+        } else {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 #[test]
 fn a_backup_goes_nowhere_where_it_would_do_harm() -> Result<()> {
     let scratch = tempfile::tempdir()?;
@@ -290,7 +336,20 @@ fn a_backup_goes_nowhere_where_it_would_do_harm() -> Result<()> {
     ensure!(!shelf.exists() && fs::read_dir(&data)?.count() == 0, "something was made");
     let mut server = start(&data)?;
     refused(&["backup", &data.join("backups").to_string_lossy()], &data, "lies in the data directory")?;
+    let behind = scratch.path().join("behind");
+    std::os::unix::fs::symlink(&data, &behind)?;
+    refused(
+        &["backup", &behind.join("backups/deep").to_string_lossy()],
+        &data,
+        "lies in the data directory",
+    )?;
+    ensure!(!data.join("backups").exists(), "something was made");
     let (path, _) = backup(&shelf, &data, &[])?;
+    let open = scratch.path().join("open");
+    fs::create_dir(&open)?;
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777))?;
+    refused(&["restore", &path.to_string_lossy()], &open, "others may write to it")?;
+    ensure!(fs::read_dir(&open)?.count() == 0, "something was restored into it");
     refused(&["restore", &path.to_string_lossy()], &data, "is not empty")?;
     refused(
         &["restore", &scratch.path().join("nowhere").to_string_lossy()],

@@ -117,7 +117,7 @@ fn what_docker_registry_wrote_is_pulled_from_taffrail_byte_by_byte() -> Result<(
 
     let foreseen = import(&tree, &data, &["--dry-run"], 0)?;
     ensure!(!data.exists(), "a dry run made something");
-    let report = import(&tree, &data, &[], 0)?;
+    let report = import(&tree, &data, &["--into-public"], 0)?;
     for field in ["repositories", "manifests", "tags", "blobs", "deduplicated", "unreferenced_blobs"] {
         ensure!(report[field] == foreseen[field], "{field}: {report:#} after {foreseen:#}");
     }
@@ -125,7 +125,8 @@ fn what_docker_registry_wrote_is_pulled_from_taffrail_byte_by_byte() -> Result<(
     ensure!(report["projects_made"] == json!(["team"]), "{report:#}");
     // What the deletion left is still in the links of the repository, as the loose layer is.
     ensure!(report["unreferenced_blobs"]["count"] == 3, "{report:#}");
-    let again = import(&tree, &data, &[], 0)?;
+    ensure!(report["projects_public"] == json!(["library"]), "{report:#}");
+    let again = import(&tree, &data, &["--into-public"], 0)?;
     ensure!(again["blobs"]["count"] == 0 && again["manifests"] == 0 && again["tags"] == 0, "{again:#}");
     ensure!(again["skipped"]["manifests"] == report["manifests"], "{again:#}");
 
@@ -271,7 +272,7 @@ fn what_is_damaged_is_named_and_never_linked() -> Result<()> {
     fs::write(other_name.join("link"), &good)?;
 
     let data = scratch.path().join("data");
-    let report = import(scratch.path(), &data, &[], 1)?;
+    let report = import(scratch.path(), &data, &["--into-public"], 1)?;
     let refused: Vec<(String, String)> = report["refused"]
         .as_array()
         .context("refused")?
@@ -383,6 +384,58 @@ fn a_tag_that_names_something_else_here_stays_until_it_is_said_to_move() -> Resu
     let report = import(scratch.path(), &data, &["--project", "mine", "--move-tags"], 0)?;
     ensure!(report["tags"] == 1 && report["manifests"] == 0, "{report:#}");
     ensure!(digest_now()? == new, "the tag stayed");
+    Ok(())
+}
+
+/// `app` became `library/app`, and everybody could pull what had been private, without a word about it.
+#[test]
+fn nothing_goes_into_a_public_project_unless_that_is_said() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let tree = Tree::make(scratch.path())?;
+    let data = scratch.path().join("data");
+    tree.image("app", "v1", b"secret")?;
+    tree.image("team/app", "v1", b"secret as well")?;
+    let path = scratch.path().to_string_lossy().into_owned();
+    for _ in 0..2 {
+        let (code, said) = taffrail::run(&["import", &path], &data)?;
+        ensure!(code == 3 && said.contains("library is public"), "{code}: {said}");
+        ensure!(said.contains("--into-public") && said.contains("--project"), "{said}");
+    }
+    let report = import(scratch.path(), &data, &["--project", "mine"], 0)?;
+    ensure!(report["projects_made"] == json!(["mine", "team"]), "something was made before: {report:#}");
+    ensure!(report["projects_public"] == json!([]), "{report:#}");
+    let (code, said) = taffrail::run(&["import", &path, "--into-public"], &data)?;
+    ensure!(code == 0 && said.contains("1 (library): everybody can pull"), "{code}: {said}");
+    let mut server = serve(&data)?;
+    let anybody = server.client(None)?;
+    ensure!(anybody.manifest("library/app", "v1")?.status == 200);
+    ensure!(anybody.manifest("mine/app", "v1")?.status != 200);
+    server.terminate()?;
+    Ok(())
+}
+
+/// Imports took manifests that a push would have been refused.
+#[test]
+fn a_manifest_is_as_long_as_one_that_is_pushed_may_be() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let tree = Tree::make(scratch.path())?;
+    let (data, path) = (scratch.path().join("data"), scratch.path().to_string_lossy().into_owned());
+    tree.image("team/app", "short", b"layer")?;
+    let mut long = image_of(br#"{"architecture":"amd64","os":"linux"}"#, b"layer");
+    long.resize(1025, b' ');
+    let long = tree.manifest("team/app", Some("long"), &long)?;
+    for more in [&["--dry-run"][..], &[]] {
+        let args: Vec<&str> = ["import", &path, "--json"].into_iter().chain(more.iter().copied()).collect();
+        let mut command = taffrail::command(&args, &data)?;
+        let output = command.env("TAFFRAIL__LIMITS__MANIFEST_BYTES_MAX", "1024").output()?;
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        let refused = &report["refused"][0];
+        ensure!(
+            refused["name"] == long && refused["reason"].to_string().contains("at most 1024"),
+            "{report:#}"
+        );
+        ensure!(report["manifests"] == 1 && report["tags"] == 1, "{report:#}");
+    }
     Ok(())
 }
 

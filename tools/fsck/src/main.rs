@@ -115,7 +115,7 @@ enum Command {
         #[arg(long)]
         quiet: bool,
     },
-    /// Delete what nothing links, at once, and give its space back. Waits for no lease and no grace time: a push that was under way
+    /// Delete what nothing links, at once, and give its space back, also that of small blobs in the log. Waits for no lease and no grace time: a push that was under way
     /// when the server stopped may have to send a layer again.
     Gc {
         /// The store's folder. No server may use it.

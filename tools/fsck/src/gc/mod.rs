@@ -1,4 +1,4 @@
-//! `gc`: the engine's collection, offline, at once.
+//! `gc`: the engine's collection and compaction, offline, at once.
 //!
 //! What must stay true: it holds the store's lock; only what nothing links goes; what is linked stays, and so do open upload
 //! sessions; a store that is damaged is left alone; a dry run writes nothing, not even the lock file.
@@ -18,7 +18,7 @@ use taffrail_blobstore::disk::threads::ThreadsDisk;
 use taffrail_blobstore::disk::{Disk, LockError};
 use taffrail_blobstore::format::RESERVE_FOLDER;
 use taffrail_blobstore::{
-    Collected, OpenError, Options, Refusal, RepositoryKey, Store, StoreState, Threading,
+    Collected, Compacted, OpenError, Options, Refusal, RepositoryKey, Store, StoreState, Threading,
 };
 
 use self::plan::Plan;
@@ -35,6 +35,10 @@ use crate::usage::{Usage, Used};
 
 /// Blobs deleted between two steps of the progress bar: their DELETE records, at most some hundred bytes each, fit into one batch.
 const ROUND_BLOBS: usize = 4096;
+
+/// Bytes of log that are gone through between two checkpoints, behind which their segments can go: what is copied and not gone yet is
+/// there twice.
+const COMPACTED_BYTES: u64 = 256 << 20;
 
 /// Why nothing was collected, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +94,7 @@ pub(crate) struct Collection {
 /// What a collection did.
 struct Done {
     collected: Collected,
+    compacted: Compacted,
     after: Used,
 }
 
@@ -126,11 +131,14 @@ pub(crate) fn gc(root: &Path, mode: Mode, now_ms: u64, progress: &Progress) -> R
         return Ok(collection);
     }
     drop(lock);
-    let collected = if collection.plan.is_empty() {
-        Collected::default()
+    let (collected, compacted) = if collection.plan.is_empty() {
+        (Collected::default(), Compacted::default())
     } else {
-        let reserve_bytes = usage.below(RESERVE_FOLDER).len_bytes;
-        collect(&disk, reserve_bytes, collection.plan.blobs().count, now_ms, progress)?
+        let store = open(&disk, usage.below(RESERVE_FOLDER).len_bytes, now_ms)?;
+        let collected = collect(&store, collection.plan.blobs().count, now_ms, progress)?;
+        let compacted = compact(&store, collection.plan.rewritten.count, now_ms, progress)?;
+        store.close()?;
+        (collected, compacted)
     };
     let mut records = Records::read(&*disk, progress)?;
     records.report();
@@ -138,7 +146,7 @@ pub(crate) fn gc(root: &Path, mode: Mode, now_ms: u64, progress: &Progress) -> R
     let blobs = &records.survey.served.blobs;
     collection.by_repository = collection.plan.by_repository(|digest| blobs.contains_key(digest));
     collection.findings = records.findings;
-    collection.done = Some(Done { collected, after: Usage::take(root)?.total() });
+    collection.done = Some(Done { collected, compacted, after: Usage::take(root)?.total() });
     Ok(collection)
 }
 
@@ -160,14 +168,8 @@ fn refuse_damaged(records: &Records) -> Result<(), GcError> {
     Err(GcError::Damaged { what, verdict: findings.verdict() })
 }
 
-/// Lets the engine collect until nothing is left to collect.
-fn collect(
-    disk: &Arc<ThreadsDisk>,
-    reserve_bytes: u64,
-    blobs: u64,
-    now_ms: u64,
-    progress: &Progress,
-) -> Result<Collected, GcError> {
+/// Opens the store for a collection at once.
+fn open(disk: &Arc<ThreadsDisk>, reserve_bytes: u64, now_ms: u64) -> Result<Store, GcError> {
     // Nobody is told of anything here, so that no lease and no grace time has to be waited for. The reserve stays as it is: how
     // long it should be is the server's affair. The entropy is for stores that are made; this one exists.
     let options = Options {
@@ -179,16 +181,18 @@ fn collect(
     };
     let store = Store::open(Arc::<ThreadsDisk>::clone(disk), options, now_ms)?;
     match store.state() {
-        StoreState::Writable => {}
-        StoreState::ReadOnly { damage } if damage.is_empty() => return Err(GcError::ReadOnly),
+        StoreState::Writable => Ok(store),
+        StoreState::ReadOnly { damage } if damage.is_empty() => Err(GcError::ReadOnly),
         StoreState::ReadOnly { damage } => {
             let damage: Vec<String> = damage.iter().map(ToString::to_string).collect();
-            return Err(GcError::Damaged { what: damage.join("; "), verdict: Verdict::Damaged });
+            Err(GcError::Damaged { what: damage.join("; "), verdict: Verdict::Damaged })
         }
-        StoreState::Poisoned { reason } => {
-            return Err(GcError::Damaged { what: reason, verdict: Verdict::Damaged });
-        }
+        StoreState::Poisoned { reason } => Err(GcError::Damaged { what: reason, verdict: Verdict::Damaged }),
     }
+}
+
+/// Lets the engine collect until nothing is left to collect.
+fn collect(store: &Store, blobs: u64, now_ms: u64, progress: &Progress) -> Result<Collected, GcError> {
     progress.begin_count("deleting blobs", blobs);
     let mut all = Collected::default();
     let mut settled = false;
@@ -209,8 +213,30 @@ fn collect(
             settled = true;
         }
     }
-    store.close()?;
     Ok(all)
+}
+
+/// Lets the engine rewrite the log segments that are worth it, so that what is dead in them comes back.
+fn compact(store: &Store, segments: u64, now_ms: u64, progress: &Progress) -> Result<Compacted, GcError> {
+    progress.begin_count("rewriting log segments", segments);
+    let mut all = Compacted::default();
+    loop {
+        // What is behind the checkpoint is left alone.
+        wait(store.checkpoint())?;
+        let round = match wait(store.compact(now_ms, COMPACTED_BYTES)) {
+            Ok(round) => round,
+            // The deletions came through, and are the greater part; what is to be copied needs room first.
+            Err(Refusal::NoSpace) => return Ok(all),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        progress.advance(round.segments);
+        all.segments += round.segments;
+        all.freed_bytes += round.freed_bytes;
+        all.copied_bytes += round.copied_bytes;
+        if round.read_bytes == 0 && round.segments == 0 {
+            return Ok(all);
+        }
+    }
 }
 
 /// Polls to the end. Without threads every poll does all there is to do.
@@ -269,6 +295,7 @@ impl Collection {
                 "leftover": plan.leftover.json(),
                 "freed": plan.freed().json(),
                 "left_in_log_bytes": plan.left_bytes,
+                "rewritten": {"segments": plan.rewritten.count, "bytes": plan.rewritten.bytes},
             },
             "by_repository": by_repository,
             "collected": self.done.as_ref().map(|done| json!({
@@ -276,6 +303,11 @@ impl Collection {
                 "bytes": done.collected.bytes,
                 "segments": done.collected.segments,
                 "unclaimed": done.collected.orphans,
+            })),
+            "compacted": self.done.as_ref().map(|done| json!({
+                "segments": done.compacted.segments,
+                "copied_bytes": done.compacted.copied_bytes,
+                "freed_bytes": done.compacted.freed_bytes,
             })),
             "disk": {
                 "before": self.before.json(),
@@ -311,10 +343,19 @@ impl Collection {
             columns.line([what.to_owned(), used.files.to_string(), size(used.allocated_bytes)]);
         }
         lines.extend(columns.text(""));
-        if plan.left_bytes > 0 {
+        if plan.rewritten.count > 0 {
+            let would = if self.done.is_none() { "would be" } else { "were" };
+            lines.push(format!(
+                "log segments of which enough is dead {would} rewritten: {}, with {} of dead bytes",
+                plan.rewritten.count,
+                size(plan.rewritten.bytes)
+            ));
+        }
+        let left_bytes = plan.left_bytes - plan.rewritten.bytes;
+        if left_bytes > 0 {
             lines.push(format!(
                 "{} of dead bytes stay in log segments in which something else counts",
-                size(plan.left_bytes)
+                size(left_bytes)
             ));
         }
         let root = root.display();
@@ -323,9 +364,9 @@ impl Collection {
                 "{root}: would delete {} of {} and free {} on disk",
                 blobs(plan.blobs().count),
                 size(plan.blobs().bytes),
-                size(plan.freed().allocated_bytes)
+                size(plan.freed().allocated_bytes + plan.rewritten.bytes)
             ),
-            Some(Done { collected, after }) => {
+            Some(Done { collected, after, .. }) => {
                 let (before, after) = (self.before.allocated_bytes, after.allocated_bytes);
                 let change = match before.checked_sub(after) {
                     Some(freed) => format!("freed {}", size(freed)),

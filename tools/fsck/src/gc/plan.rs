@@ -13,6 +13,11 @@ use crate::space::Count;
 use crate::survey::{Survey, payload_slot_bytes};
 use crate::usage::{Usage, Used};
 
+/// As in `blobstore::compaction::victim`: dead bytes are worth copying more than they give back past one part in so many of all blobs.
+const TOLERATED_SHARE: u64 = 20;
+/// And even then a segment is left alone of which less than one part in so many is dead.
+const WORTHWHILE_SHARE: u64 = 5;
+
 /// A blob that nothing links.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Garbage {
@@ -35,6 +40,9 @@ pub(crate) struct Plan {
     pub(crate) leftover: Used,
     /// Bytes of payloads that stay, dead, in segments where something else counts.
     pub(crate) left_bytes: u64,
+    /// Of these segments, those that compaction finds worth it, with what is dead in them. It weighs records as well, and so this is
+    /// about what comes back.
+    pub(crate) rewritten: Count,
 }
 
 impl Plan {
@@ -59,7 +67,9 @@ impl Plan {
         plan.leftover = leftover(survey).map(|id| usage.of(&id.log_name())).sum();
         let droppable = droppable(survey);
         plan.segments = droppable.iter().map(|id| usage.of(&id.log_name())).sum();
-        plan.left_bytes = left_bytes(survey, &droppable);
+        let dead = dead_payloads(survey, &droppable);
+        plan.left_bytes = dead.values().sum();
+        plan.rewritten = rewritten(survey, &dead);
         plan
     }
 
@@ -76,7 +86,7 @@ impl Plan {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.garbage.is_empty() && self.freed().files == 0
+        self.garbage.is_empty() && self.freed().files == 0 && self.rewritten.count == 0
     }
 
     /// The blobs by who let go of them last, without those that `stays` says.
@@ -137,7 +147,7 @@ fn droppable(survey: &Survey) -> BTreeSet<SegmentId> {
 }
 
 /// Payload bytes that no blob would have, in the segments that stay.
-fn left_bytes(survey: &Survey, droppable: &BTreeSet<SegmentId>) -> u64 {
+fn dead_payloads(survey: &Survey, droppable: &BTreeSet<SegmentId>) -> BTreeMap<SegmentId, u64> {
     let mut linked: BTreeMap<SegmentId, u64> = BTreeMap::new();
     for blob in
         survey.served.blobs.values().filter(|blob| !blob.links.is_empty() && blob.solo_file().is_none())
@@ -146,10 +156,26 @@ fn left_bytes(survey: &Survey, droppable: &BTreeSet<SegmentId>) -> u64 {
             *linked.entry(segment).or_default() += payload_slot_bytes(blob.len_bytes);
         }
     }
-    survey
-        .segments
-        .iter()
-        .filter(|(id, _)| !droppable.contains(id))
-        .map(|(id, segment)| segment.payload_bytes.saturating_sub(linked.get(id).copied().unwrap_or(0)))
-        .sum()
+    let stays = survey.segments.iter().filter(|(id, _)| !droppable.contains(id));
+    stays
+        .map(|(id, segment)| {
+            let linked = linked.get(id).copied().unwrap_or(0);
+            (*id, segment.payload_bytes.saturating_sub(linked))
+        })
+        .collect()
+}
+
+/// The segments that would be rewritten: how many they are, and their dead payloads.
+fn rewritten(survey: &Survey, dead: &BTreeMap<SegmentId, u64>) -> Count {
+    let linked = survey.served.blobs.values().filter(|blob| !blob.links.is_empty());
+    let blob_bytes: u64 = linked.map(|blob| blob.len_bytes).sum();
+    let weighs = dead.values().sum::<u64>() > blob_bytes / TOLERATED_SHARE;
+    let mut count = Count::default();
+    for (id, dead_bytes) in dead.iter().filter(|(_, dead_bytes)| **dead_bytes > 0) {
+        let end_bytes = survey.segments.get(id).map_or(0, |segment| segment.end_bytes);
+        if *dead_bytes >= end_bytes.div_ceil(2) || weighs && *dead_bytes >= end_bytes / WORTHWHILE_SHARE {
+            count.add(*dead_bytes);
+        }
+    }
+    count
 }

@@ -113,6 +113,48 @@ fn files_of_blobs_and_files_that_nobody_knows_are_given_back_to_the_file_system(
     assert_eq!(image.solos().len(), 1);
 }
 
+/// The dead bytes of small blobs stayed until a server had compacted the log.
+#[test]
+fn what_is_dead_of_small_blobs_comes_back_with_the_segments_that_are_rewritten() {
+    for online in [false, true] {
+        let image = Image { folder: tempfile::tempdir().unwrap() };
+        let mut world = World::open(image.path(), START_MS);
+        let mut left = Vec::new();
+        for seed in 0..24 {
+            let blob = world.put(1, 1 + seed, 100_000);
+            if seed % 4 == 0 {
+                left.push((1, blob));
+            } else {
+                world.unlink(1, &blob);
+            }
+        }
+        if online {
+            // Deleted while the server ran, which had no time to rewrite anything.
+            world.now_ms += 10_000;
+            assert_eq!(wait(world.store.collect(world.now_ms, 100)).unwrap().blobs, 18);
+        }
+        world.store.close().unwrap();
+        let log_bytes = || -> u64 {
+            let files = fs::read_dir(image.file("log")).unwrap();
+            files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+        };
+        let before = log_bytes();
+        assert!(before > 2_400_000, "{before}");
+        let run = collected(&image, &left);
+        let document = run.json();
+        let said = document["plan"]["rewritten"]["bytes"].as_u64().unwrap()
+            + document["plan"]["segments"]["bytes"].as_u64().unwrap();
+        let freed = before - log_bytes();
+        assert!(freed > 1_600_000, "{online}: {freed} of {document:#}");
+        assert!(
+            said.abs_diff(freed) < 200_000,
+            "{online}: {said} were announced, {freed} freed: {document:#}"
+        );
+        assert!(document["compacted"]["segments"].as_u64().unwrap() > 0, "{document:#}");
+        assert_eq!(document["state"], "collected");
+    }
+}
+
 #[test]
 fn the_text_says_before_and_after_what_is_freed_and_whose_it_was() {
     let image = Image { folder: tempfile::tempdir().unwrap() };
