@@ -5,9 +5,10 @@
 //! commit interval is set far beyond a test's length, so that the kernel's own timer does not save what the server
 //! forgot to.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use crate::program::Program;
@@ -24,6 +25,9 @@ pub const NEEDS: [Tool; 5] = [
 
 /// Seconds between the kernel's own commits: longer than any round.
 const COMMIT_SECONDS: u32 = 300;
+
+/// Bytes of a block of the file system.
+pub const BLOCK_BYTES: u64 = 4096;
 
 /// What [`LoopDisk::make_sharing`] needs.
 pub const NEEDS_TO_SHARE: [Tool; 4] =
@@ -46,7 +50,10 @@ impl LoopDisk {
         let mut disk = Self { dir, mounted: false };
         std::fs::File::create(disk.image())?.set_len(mib << 20)?;
         std::fs::create_dir(disk.mount_point())?;
-        Program::new("mkfs.ext4")?.args(["-q", "-F", "-m", "0"]).arg(disk.image()).succeed()?;
+        Program::new("mkfs.ext4")?
+            .args(["-q", "-F", "-m", "0", "-b", &BLOCK_BYTES.to_string()])
+            .arg(disk.image())
+            .succeed()?;
         disk.mount()?;
         Ok(disk)
     }
@@ -98,6 +105,27 @@ impl LoopDisk {
         // Without -f the log is not flushed; -x lets xfs_io do it on a file system that is not XFS.
         Program::new("xfs_io")?.args(["-x", "-c", "shutdown"]).arg(self.mount_point()).succeed()?;
         Ok(())
+    }
+
+    /// Puts `right` where the image has `wrong`, `offset_bytes` behind the beginning of a block: below the file system and its page
+    /// cache, which do not notice.
+    ///
+    /// # Errors
+    /// When the image does not have `wrong` in exactly one such place, or they differ in length.
+    pub fn replace(&self, offset_bytes: u64, wrong: &[u8], right: &[u8]) -> Result<()> {
+        ensure!(wrong.len() == right.len(), "{} bytes instead of {}", right.len(), wrong.len());
+        let file = std::fs::File::options().read(true).write(true).open(self.image())?;
+        let (mut places, mut held) = (Vec::new(), vec![0; wrong.len()]);
+        for block in 0..file.metadata()?.len() / BLOCK_BYTES {
+            let place = block * BLOCK_BYTES + offset_bytes;
+            file.read_exact_at(&mut held, place)?;
+            if held == wrong {
+                places.push(place);
+            }
+        }
+        ensure!(places.len() == 1, "the disk has these bytes in {} places", places.len());
+        file.write_all_at(right, places[0])?;
+        Ok(file.sync_all()?)
     }
 
     /// Unmounts it.

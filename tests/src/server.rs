@@ -50,6 +50,9 @@ pub struct Options {
     pub wrapper: Vec<String>,
 }
 
+/// The values of `server.pull_path`: the ways on which a large blob may leave.
+pub const PULL_PATHS: [&str; 4] = ["sendfile", "mapped", "copy", "auto"];
+
 /// Whether a server speaks TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tls {

@@ -8,7 +8,7 @@
 //! | `TAFFRAIL_REQUIRE_TOOLS` | `1`: an absent tool fails the test | unset: it is skipped, and says so |
 //! | `TAFFRAIL_SKIPPED_FILE` | file that collects the `SKIPPED` lines | none |
 //! | `TAFFRAIL_KILL_CYCLES` | rounds of kill -9 | 5 |
-//! | `TAFFRAIL_POWERCUT_ROUNDS` | rounds of the power cut | 3 |
+//! | `TAFFRAIL_POWERCUT_ROUNDS` | rounds of the power cut, half on each back end | 4 |
 //! | `TAFFRAIL_SOAK_EVENTS` | requests of the soak | 2000 |
 //! | `TAFFRAIL_SEED` | seed of the random loads | drawn, and printed |
 //! | `TAFFRAIL_BIG_LAYER_MIB` | size of the large layer | 1024 |
@@ -70,10 +70,10 @@ pub fn kill_cycles() -> u64 {
     number("TAFFRAIL_KILL_CYCLES", 5)
 }
 
-/// Rounds of the power cut.
+/// Rounds of the power cut, over both back ends.
 #[must_use]
 pub fn powercut_rounds() -> u64 {
-    number("TAFFRAIL_POWERCUT_ROUNDS", 3)
+    number("TAFFRAIL_POWERCUT_ROUNDS", 4)
 }
 
 /// Requests of the soak.

@@ -113,10 +113,14 @@ impl Soak {
     /// When an image cannot be made.
     pub fn new(seed: u64, lease: Duration) -> Result<Soak> {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut images = Vec::new();
-        for _ in 0..IMAGES {
+        let mut images: Vec<Ready> = Vec::new();
+        while images.len() < IMAGES {
             let layers: Vec<Layer> = (0..random.random_range(1..4)).map(|_| layer(&mut random)).collect();
             let image = Image::new("amd64", &layers)?;
+            // Of two that are alike, who deletes the one deletes the other, and nobody would know.
+            if images.iter().any(|ready| ready.digest == image.digest()) {
+                continue;
+            }
             let mut blobs = vec![(sha256(&image.config), image.config.clone())];
             for layer in &image.layers {
                 let bytes = layer.tar()?;
@@ -315,10 +319,14 @@ impl Client<'_> {
     ) -> Result<()> {
         let (name, ready) = (name(repository), &self.soak.images[image]);
         let tally = &self.soak.tally;
-        let gone = |what: &str, status: u16| {
+        let gone = |what: &str, answer: &Answer| {
             if self.soak.stood(repository, image, before) {
                 tally.break_promise(format!(
-                    "{what} of image {image} in {name} is promised, and answered {status}"
+                    "{what} of image {image} ({}) in {name} is promised, and answered {} {}, request {}",
+                    ready.digest,
+                    answer.status,
+                    answer.text(),
+                    answer.header("x-request-id")
                 ));
             }
             tally.count(|tally| &tally.gone);
@@ -326,7 +334,7 @@ impl Client<'_> {
         tally.count(|tally| &tally.events);
         let answer = self.registry.manifest(&name, reference)?.expect(&[200, 404])?;
         if answer.status == 404 {
-            gone(reference, 404);
+            gone(reference, &answer);
             return Ok(());
         }
         let got = sha256(&answer.body);
@@ -341,7 +349,7 @@ impl Client<'_> {
             tally.count(|tally| &tally.events);
             let answer = self.registry.blob(&name, digest)?.expect(&[200, 404])?;
             if answer.status == 404 {
-                gone(digest, 404);
+                gone(digest, &answer);
                 return Ok(());
             }
             if sha256(&answer.body) != *digest {
@@ -406,4 +414,21 @@ impl Client<'_> {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The soak called it a broken promise when an image was deleted under another number.
+    #[test]
+    fn no_two_images_are_alike() -> Result<()> {
+        const SEED_OF_TWINS: u64 = 10_006_329_516_536_234_489;
+        let soak = Soak::new(SEED_OF_TWINS, Duration::from_secs(1))?;
+        let digests: BTreeSet<&String> = soak.images.iter().map(|ready| &ready.digest).collect();
+        ensure!(digests.len() == IMAGES, "{} images", digests.len());
+        Ok(())
+    }
 }

@@ -12,8 +12,20 @@ const TICK_MS: u64 = 10;
 /// # Errors
 /// When there is no such process.
 pub fn anonymous_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "RssAnon:")
+}
+
+/// All memory of the process that is in the machine's, in bytes: the program's own text and mapped files, too.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+fn status_bytes(pid: u32, key: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).with_context(|| key.to_owned())?;
     let kib: u64 = line.trim_end_matches("kB").trim().parse()?;
     Ok(kib << 10)
 }

@@ -13,9 +13,9 @@ use crate::tooling;
 
 /// Rounds of kill -9 in one run.
 pub(crate) const KILL_CYCLES: u32 = 100;
-/// Rounds of the power cut in one run.
+/// Rounds of the power cut in one run, half on the ring and half on threads.
 pub(crate) const POWERCUT_ROUNDS: u32 = 20;
-/// Requests of the soak, when nobody says how many. No part of [`run`] as long as it finds what is yet to be mended.
+/// Requests of the soak in one run.
 pub(crate) const SOAK_EVENTS: u32 = 10_000;
 /// Seconds for each check of the engine's protocol; there are a dozen.
 pub(crate) const SHUTTLE_SECONDS: u32 = 4;
@@ -82,12 +82,16 @@ pub(crate) fn run() -> Result<()> {
                 "offline",
                 "--test",
                 "scrub",
+                "--test",
+                "rot",
             ],
         ),
         conformance(),
         clients(),
         kill(KILL_CYCLES),
         powercut(POWERCUT_ROUNDS),
+        soak(SOAK_EVENTS),
+        overload(),
     ];
     steps.extend(fuzz::steps(FUZZ_SECONDS)?);
     let done = run_all(&steps)?;
@@ -164,6 +168,12 @@ pub(crate) fn kill(cycles: u32) -> Step {
 pub(crate) fn soak(events: u32) -> Step {
     let args = ["--package", "taffrail-tests", "--locked", "--test", "soak", "--", "--nocapture"];
     Step::tests("soak", &args).env("TAFFRAIL_SOAK_EVENTS", events)
+}
+
+/// Too much of everything, in small: what is no time, rate or memory is judged.
+fn overload() -> Step {
+    let args = ["run", "--package", "taffrail-tests", "--locked", "--bin", "taffrail-load", "--", "--quick"];
+    Step::cargo("overload", &args).env("TAFFRAIL_TOOL_DIRS", tooling::tool_dir().to_string_lossy())
 }
 
 /// The power cut under load.

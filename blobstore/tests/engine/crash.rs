@@ -3,16 +3,21 @@
 //! A history runs once, and the simulated disk keeps a copy of itself at every change. Each copy then crashes with several
 //! seeds; the store is opened on what is left and held against the model before and after the operation that was under way.
 
+use proptest::collection::vec;
+use proptest::strategy::Strategy;
 use taffrail_blobstore::SessionId;
 use taffrail_blobstore::disk::sim::SimDisk;
 
 use crate::budget::{Budget, check_one, say, seed};
-use crate::operation::{Crashes, Op, history};
+use crate::operation::{Crashes, Op, backup, history};
 use crate::reference::{Model, Session};
 use crate::world::{After, Outcome, World, ensure};
 
 /// Episodes of a history at most.
 const HISTORY_LENGTH: usize = 16;
+
+/// Backups of a history at most.
+const BACKUPS_MAX: usize = 3;
 
 /// Outcomes of power loss that are drawn for every copy of the disk.
 const SURVIVALS: u64 = 3;
@@ -250,9 +255,8 @@ pub(crate) fn mix(seed: u64, number: u64) -> u64 {
 }
 
 /// Sweeps random histories until the budget is spent.
-fn sweep_histories(name: &str, crashes: Crashes, share: u64) {
+fn sweep_histories(name: &str, strategy: impl Strategy<Value = Vec<Op>>, share: u64) {
     let (seed, budget) = (seed(), Budget::crash_points(share));
-    let strategy = history(HISTORY_LENGTH, crashes);
     let (mut points, mut histories) = (0, 0);
     while !budget.is_spent(points) {
         // The first history of a seed is the one that a failure names, so that it is repeated at once.
@@ -268,10 +272,17 @@ fn sweep_histories(name: &str, crashes: Crashes, share: u64) {
 
 #[test]
 fn nothing_acknowledged_is_lost_at_any_crash() {
-    sweep_histories("crash sweep", Crashes::Never, 60);
+    sweep_histories("crash sweep", history(HISTORY_LENGTH, Crashes::Never), 50);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_at_any_crash_of_a_store_that_crashed_before() {
-    sweep_histories("crash sweep of crashed stores", Crashes::Between, 40);
+    sweep_histories("crash sweep of crashed stores", history(HISTORY_LENGTH, Crashes::Between), 30);
+}
+
+/// A hold lives in memory: after a crash what waited behind it may go, and all of it does.
+#[test]
+fn nothing_is_lost_and_nothing_is_left_at_any_crash_of_a_store_that_is_being_backed_up() {
+    let backups = vec(backup(Crashes::Never), 1..=BACKUPS_MAX).prop_map(|backups| backups.concat());
+    sweep_histories("crash sweep of backups", backups, 20);
 }

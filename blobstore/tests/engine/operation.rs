@@ -56,6 +56,12 @@ pub(crate) enum Op {
     Compact { kib: u16 },
     /// Writes a checkpoint.
     Checkpoint,
+    /// A backup begins: removals are held.
+    Hold,
+    /// The backup has copied the catalog, and lists the store's files: links may go again.
+    Snapshot,
+    /// The backup has fetched the files, or gave up: files may go again.
+    Release,
     /// Several commits ([`Op::Push`], [`Op::Put`], [`Op::Mount`], [`Op::Unlink`]) that arrive at the same time.
     Together { ops: Vec<Op> },
     /// Closes the store and opens it.
@@ -90,6 +96,7 @@ fn episode(crashes: Crashes) -> impl Strategy<Value = Vec<Op>> {
         1 => manifest(),
         1 => filling(),
         1 => aging(crashes),
+        1 => backup(crashes),
     ]
 }
 
@@ -227,6 +234,38 @@ fn aging(crashes: Crashes) -> impl Strategy<Value = Vec<Op>> {
         },
     );
     vec(segment, 2..5).prop_map(|segments| segments.concat())
+}
+
+/// A backup while blobs come and go, with whatever end.
+pub(crate) fn backup(crashes: Crashes) -> impl Strategy<Value = Vec<Op>> {
+    // What wants something gone, for the most part.
+    let beside = move || {
+        let step = prop_oneof![
+            4 => life(),
+            1 => push().prop_map(|push| vec![push]),
+            2 => unlink().prop_map(|unlink| vec![unlink]),
+            // Pushed twice at once: one of two files is surplus.
+            1 => (repository(), repository(), 11..ALL).prop_map(|(repository, other, blob)| {
+                vec![Op::Together {
+                    ops: vec![Op::Push { repository, blob }, Op::Push { repository: other, blob }],
+                }]
+            }),
+            2 => op(crashes).prop_map(|op| vec![op]),
+        ];
+        vec(step, 0..3).prop_map(|steps| steps.concat())
+    };
+    let end =
+        prop_oneof![3 => Just(Some(Op::Release)), 1 => interruption(crashes).prop_map(Some), 1 => Just(None)];
+    (beside(), beside(), beside(), any::<u8>(), end).prop_map(|(before, during, behind, luck, end)| {
+        let mut backup = [before, vec![Op::Hold], during].concat();
+        // One in eight gives up before it comes to the files.
+        if !luck.is_multiple_of(8) {
+            backup.push(Op::Snapshot);
+            backup.extend(behind);
+        }
+        backup.extend(end);
+        backup
+    })
 }
 
 /// As much as there is.

@@ -44,6 +44,17 @@ impl May {
     }
 }
 
+/// What a backup holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Held {
+    #[default]
+    Nothing,
+    /// No file goes.
+    Files,
+    /// No file goes, and no link.
+    FilesAndLinks,
+}
+
 /// An upload session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Session {
@@ -68,6 +79,8 @@ pub(crate) struct Model {
     pub(crate) garbage: BTreeMap<u8, u64>,
     /// Whether `garbage` is all there is.
     pub(crate) garbage_is_exact: bool,
+    /// Removals that are held.
+    pub(crate) held: Held,
     leases: BTreeMap<Link, u64>,
     /// Pinned links, by the name they were pinned under.
     pub(crate) pins: BTreeMap<u8, Vec<Link>>,
@@ -130,7 +143,7 @@ impl Model {
 
     /// Whether a link that is not newer than was looked at is removed.
     pub(crate) fn unlinks_if(&self, repository: u8, blob: u8) -> May {
-        if self.fenced() || self.pinned(repository, blob) {
+        if self.fenced() || self.pinned(repository, blob) || self.held == Held::FilesAndLinks {
             return May::No;
         }
         match self.leased(self.leases.get(&(repository, blob))) {
@@ -142,7 +155,7 @@ impl Model {
 
     /// Whether a blob without link is collected now.
     pub(crate) fn collects(&self, blob: u8, since_ms: u64) -> May {
-        if self.fenced() || self.now_ms < since_ms + GRACE_MS {
+        if self.fenced() || self.now_ms < since_ms + GRACE_MS || self.held != Held::Nothing {
             return May::No;
         }
         let newest =
@@ -175,6 +188,7 @@ impl Model {
     /// The store was opened anew: what lived in memory alone is gone.
     pub(crate) fn reopened(&mut self) {
         self.opened_ms = self.now_ms;
+        self.held = Held::Nothing;
         self.leases.clear();
         self.pins.clear();
         for session in &mut self.sessions {

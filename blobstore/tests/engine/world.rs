@@ -1,5 +1,6 @@
 //! The interpreter: runs a history on a store and on the reference model, and compares after every operation.
 
+mod backup;
 mod compare;
 mod sessions;
 
@@ -20,7 +21,7 @@ use taffrail_blobstore::{
 
 use crate::catalog::{self, REPOSITORIES, content, repository};
 use crate::operation::Op;
-use crate::reference::{GRACE_MS, LEASE_MS, Link, Links, Model, SESSION_IDLE_MS, Session};
+use crate::reference::{GRACE_MS, Held, LEASE_MS, Link, Links, Model, SESSION_IDLE_MS, Session};
 
 /// What went wrong, in words. Tests panic with it; sweeps shrink it first.
 pub(crate) type Outcome<T = ()> = Result<T, String>;
@@ -74,6 +75,7 @@ pub(crate) struct World {
     store: Option<Arc<Store>>,
     pub(crate) model: Model,
     pins: BTreeMap<u8, Pins>,
+    backup: Option<backup::Backup>,
     next_session: u64,
     /// Copies of the disk at every change so far, when they are wanted.
     moments: Option<Vec<SimDisk>>,
@@ -96,6 +98,7 @@ impl World {
             store: None,
             model: Model::new(START_MS),
             pins: BTreeMap::new(),
+            backup: None,
             next_session: 1,
             moments: None,
             seen: BTreeMap::new(),
@@ -115,6 +118,7 @@ impl World {
             next_session: 1_000_000,
             model,
             pins: BTreeMap::new(),
+            backup: None,
             moments: None,
             seen: BTreeMap::new(),
         };
@@ -152,12 +156,14 @@ impl World {
     /// Ends the process: nothing more is written.
     pub(crate) fn drop_store(&mut self) {
         self.pins.clear();
+        self.backup = None;
         self.store = None;
     }
 
     /// Closes the store in good order.
     pub(crate) fn close(&mut self) -> Outcome {
         self.pins.clear();
+        self.backup = None;
         let store = Arc::into_inner(self.store.take().unwrap()).unwrap();
         store.close().map_err(|error| format!("close: {error}"))
     }
@@ -201,10 +207,21 @@ impl World {
     fn perform(&mut self, op: &Op) -> Outcome<BTreeSet<Link>> {
         let nothing = BTreeSet::new();
         match op {
+            Op::Unlink { .. } if self.model.held == Held::FilesAndLinks => {
+                self.unlink_held(op).map(|()| nothing)
+            }
             Op::Push { .. } | Op::Put { .. } | Op::Mount { .. } | Op::Unlink { .. } => {
                 self.commit_together(std::slice::from_ref(op))
             }
-            Op::Together { ops } => self.commit_together(ops),
+            Op::Together { ops } => {
+                let held = self.model.held == Held::FilesAndLinks;
+                let is_held = |op: &Op| held && matches!(op, Op::Unlink { .. });
+                let ops: Vec<Op> = ops.iter().filter(|op| !is_held(op)).cloned().collect();
+                self.commit_together(&ops)
+            }
+            Op::Hold => self.hold().map(|()| nothing),
+            Op::Snapshot => self.snapshot().map(|()| nothing),
+            Op::Release => self.release().map(|()| nothing),
             Op::Begin { slot, repository, blob } => self.begin(*slot, *repository, *blob).map(|()| nothing),
             Op::Write { slot, bytes } => self.write(*slot, *bytes).map(|()| nothing),
             Op::Leave { slot, bytes } => self.leave(*slot, *bytes).map(|()| nothing),
@@ -489,6 +506,13 @@ impl World {
         let stored = self.store().stats().blobs;
         let collected = wait(self.store().collect(self.model.now_ms, budget))
             .map_err(|error| format!("collect: {error}"))?;
+        if self.model.held != Held::Nothing {
+            self.saw("collection beside a backup");
+            ensure!(
+                (collected.blobs, collected.segments, collected.orphans) == (0, 0, 0),
+                "{collected:?} although removals are held"
+            );
+        }
         if collected.blobs > 0 {
             self.saw("blobs collected");
         }
@@ -536,6 +560,13 @@ impl World {
             "{} segments cannot be compacted, and nothing is damaged",
             after.log.unmovable_segments
         );
+        if self.model.held != Held::Nothing {
+            ensure!(
+                (compacted.copied_bytes, compacted.segments) == (0, 0),
+                "{compacted:?} although removals are held"
+            );
+            return Ok(());
+        }
         if compacted.copied_bytes > 0 {
             self.saw("records copied");
         }

@@ -9,8 +9,8 @@ use taffrail_blobstore::disk::sim::SimDisk;
 
 use crate::checks::check;
 use crate::scene::{
-    LEASE_MS, NOW_MS, after_power_loss, large, open, prepared, push, put, read, repository, small, unlink,
-    uploaded,
+    LEASE_MS, NOW_MS, after_power_loss, large, open, prepared, push, put, read, read_on, repository, small,
+    unlink, uploaded,
 };
 
 /// A store in which nobody holds the small and the large blob any more.
@@ -168,4 +168,39 @@ fn a_blob_that_is_deleted_while_it_is_read_is_whole_or_unknown() {
         deleting.join().unwrap();
         assert_eq!(store.stats().quarantines, 0);
     });
+}
+
+/// Where the blob lies is looked up when it is opened, and its file is opened for the first block: in between the file may go, and
+/// another may come. Opened before the others begin, or no schedule with few changes of mind would come to it.
+fn an_open_blob_is_whole_or_unknown(name: &'static str, is_pushed_again: bool) {
+    let image = with_links();
+    check(name, move || {
+        let store = Arc::new(open(&image.fork(), 0));
+        let mut reader = store.open_blob(repository(0), &large().0).unwrap();
+        let deleting = {
+            let store = Arc::clone(&store);
+            thread::spawn(move || {
+                assert!(unlink(&store, repository(0), &large().0));
+                block_on(store.collect(NOW_MS, 10)).unwrap();
+                if is_pushed_again {
+                    push(&store, repository(0), 9, &large());
+                }
+            })
+        };
+        let found = read_on(&mut reader, &large());
+        assert!(matches!(found, Ok(()) | Err(ReadError::Unknown)), "{found:?}");
+        deleting.join().unwrap();
+        assert_eq!(read(&store, repository(0), &large()).is_ok(), is_pushed_again);
+        assert_eq!((store.stats().quarantines, store.quarantined().unwrap().len()), (0, 0));
+    });
+}
+
+#[test]
+fn a_reader_whose_blob_goes_before_its_first_block_learns_that_it_is_unknown() {
+    an_open_blob_is_whole_or_unknown("open reader against deletion", false);
+}
+
+#[test]
+fn a_reader_whose_blob_goes_and_comes_again_before_its_first_block_finds_it() {
+    an_open_blob_is_whole_or_unknown("open reader against deletion and push", true);
 }

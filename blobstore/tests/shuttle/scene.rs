@@ -9,7 +9,8 @@ use shuttle::sync::atomic::{AtomicBool, Ordering};
 use taffrail_blobstore::disk::sim::SimDisk;
 use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError};
 use taffrail_blobstore::{
-    Algorithm, Digest, Options, ReadError, RepositoryKey, SessionId, Store, StoreState, Threading, Upload,
+    Algorithm, BlobReader, Digest, Options, ReadError, RepositoryKey, SessionId, Store, StoreState,
+    Threading, Upload,
 };
 
 use crate::checks::once;
@@ -200,7 +201,11 @@ pub(crate) fn read(
     repository: RepositoryKey,
     blob: &(Digest, Bytes),
 ) -> Result<(), ReadError> {
-    let mut reader = store.open_blob(repository, &blob.0)?;
+    read_on(&mut store.open_blob(repository, &blob.0)?, blob)
+}
+
+/// Reads an open blob to its end, and compares it.
+pub(crate) fn read_on(reader: &mut BlobReader, blob: &(Digest, Bytes)) -> Result<(), ReadError> {
     let mut at = 0;
     while at < reader.len_bytes() {
         let bytes = block_on(reader.read(at, reader.len_bytes()))?;

@@ -109,6 +109,8 @@ pub(crate) async fn take(stream: &mut (impl AsyncRead + Unpin), bytes: u64, buff
 /// One request and its whole answer.
 pub(crate) async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &[u8]) -> Result<Begun> {
     stream.write_all(request).await?;
+    // TLS keeps what the socket would not take, and nothing else would send it.
+    stream.flush().await?;
     let begun = answer(stream, request.starts_with(b"HEAD ")).await?;
     finish(stream, &begun).await?;
     Ok(begun)

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use crate::client::{self, ms, quantile};
 use crate::plan::Plan;
 use crate::row::Row;
-use crate::site::{Site, mib};
+use crate::site::Site;
 
 const REPOSITORY: &str = "library/excess";
 const NUMBER: &str = "L-11";
@@ -152,7 +152,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
             format!("{healed:.2?} (then {}, before p99 {})", ms(after), ms(alone)),
             plan.figure(healed <= HEAL_MAX),
         ),
-        Row::noted(NUMBER, "highest private memory", mib(highest)),
+        Row::noted(NUMBER, "highest memory", highest.to_string()),
     ])
 }
 

@@ -25,7 +25,7 @@ const AT_ONCE: usize = 200;
 const BYTES_EACH_MAX: u64 = 12 << 10;
 /// L-01: how long a small request beside them may take.
 const BESIDE_MAX: Duration = Duration::from_millis(10);
-/// L-01 and L-02: private memory of the server.
+/// L-01 and L-02: memory of the server.
 const PLAIN_BYTES_MAX: u64 = 150 << 20;
 const TLS_BYTES_MAX: u64 = 400 << 20;
 
@@ -79,7 +79,7 @@ fn run(plan: &Plan, number: &'static str, tls: Tls) -> Result<Vec<Row>> {
     })?;
     std::thread::sleep(plan.rest);
     let memory = site.memory()?;
-    let each = memory.saturating_sub(before) / count as u64;
+    let each = memory.resident.saturating_sub(before.resident) / count as u64;
     let counted = site.metric("taffrail_connections_open")?;
 
     // The times of one more connection beside them, and then the sign that all of them are there still.
@@ -117,10 +117,10 @@ fn run(plan: &Plan, number: &'static str, tls: Tls) -> Result<Vec<Row>> {
         ),
         Row::new(
             number,
-            format!("{what}: private memory"),
+            format!("{what}: memory"),
             format!("<= {}", mib(memory_max)),
-            format!("{} ({} before)", mib(memory), mib(before)),
-            plan.figure(memory <= memory_max),
+            format!("{memory}; before {before}"),
+            plan.figure(memory.resident <= memory_max),
         ),
         Row::new(
             number,

@@ -73,12 +73,12 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
         ));
     }
     let after = site.memory()?;
-    let growth = after.saturating_sub(before);
+    let growth = after.resident.saturating_sub(before.resident);
     rows.push(Row::new(
         NUMBER,
-        "private memory",
+        "memory",
         format!("at most {} more", mib(GROWTH_MAX)),
-        format!("{} before the pages, {} after", mib(before), mib(after)),
+        format!("{before} before the pages, {after} after"),
         plan.figure(growth <= GROWTH_MAX),
     ));
     rows.push(walk(&site, plan.tags)?);

@@ -132,7 +132,8 @@ impl Plan {
             excess_connections: 400,
             abandoned: 300,
             abandoned_bytes: 16 << 20,
-            upload_idle_secs: 2,
+            // Longer than it takes to begin them all, also on a machine that is busy.
+            upload_idle_secs: 10,
             drained_pulls: 20,
             drained_pushes: 10,
             drained_time: Duration::from_secs(2),

@@ -24,7 +24,7 @@ const NUMBER: &str = "L-09";
 
 /// Connections of one address: the server allows 1,024.
 const PER_ADDRESS: usize = 250;
-/// L-09: private memory, the slowest client against the fastest, all against nginx.
+/// L-09: memory, the slowest client against the fastest, all against nginx.
 const MEMORY_MAX: u64 = 512 << 20;
 const FAIR_MIN: f64 = 0.5;
 const OF_NGINX_MIN: f64 = 0.8;
@@ -55,10 +55,10 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
         ),
         Row::new(
             NUMBER,
-            "highest private memory",
+            "highest memory",
             format!("<= {}", mib(MEMORY_MAX)),
-            mib(highest),
-            plan.figure(highest <= MEMORY_MAX),
+            highest.to_string(),
+            plan.figure(highest.resident <= MEMORY_MAX),
         ),
         Row::new(
             NUMBER,

@@ -64,7 +64,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
         patient += 1;
     }
     let cut = site.metric(stalls)?;
-    let each = highest.saturating_sub(before) / count as u64;
+    let each = highest.resident.saturating_sub(before.resident) / count as u64;
     let latest = all_cut.saturating_sub(all_begun);
     Ok(vec![
         Row::held(
@@ -85,7 +85,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
             NUMBER,
             "memory of each",
             format!("<= {} KiB", BYTES_EACH_MAX >> 10),
-            format!("{} KiB ({} before, {} at most)", each >> 10, mib(before), mib(highest)),
+            format!("{} KiB ({before} before, {highest} at most)", each >> 10),
             plan.figure(each <= BYTES_EACH_MAX),
         ),
     ])

@@ -1,5 +1,6 @@
 //! A server under test, with its figures at hand.
 
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,19 +71,19 @@ impl Site {
         self.server.pid().context("the server runs no more")
     }
 
-    /// Private memory in bytes.
-    pub(crate) fn memory(&self) -> Result<u64> {
-        usage::anonymous_bytes(self.pid()?)
+    /// Its memory now.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        Memory::of(self.pid()?)
     }
 
-    /// Watches the private memory for its highest.
+    /// Watches its memory for the highest.
     pub(crate) fn watch_memory(&self) -> Result<MemoryWatch> {
         let (pid, ended) = (self.pid()?, Arc::new(AtomicBool::new(false)));
         let theirs = Arc::clone(&ended);
         let thread = std::thread::spawn(move || {
-            let mut highest = 0;
+            let mut highest = Memory::default();
             while !theirs.load(Ordering::Relaxed) {
-                highest = highest.max(usage::anonymous_bytes(pid).unwrap_or(0));
+                highest = highest.max(Memory::of(pid).unwrap_or_default());
                 std::thread::sleep(POLL);
             }
             highest
@@ -97,16 +98,41 @@ impl Site {
     }
 }
 
-/// Private memory, watched.
+/// What a server has of the machine's memory, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memory {
+    /// All of it, which is what is bounded: mapped files count, although they are the page cache's.
+    pub(crate) resident: u64,
+    /// What no file backs.
+    private: u64,
+}
+
+impl Memory {
+    fn of(pid: u32) -> Result<Self> {
+        Ok(Self { resident: usage::resident_bytes(pid)?, private: usage::anonymous_bytes(pid)? })
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self { resident: self.resident.max(other.resident), private: self.private.max(other.private) }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} private)", mib(self.resident), mib(self.private))
+    }
+}
+
+/// Memory, watched.
 #[derive(Debug)]
 pub(crate) struct MemoryWatch {
     ended: Arc<AtomicBool>,
-    thread: JoinHandle<u64>,
+    thread: JoinHandle<Memory>,
 }
 
 impl MemoryWatch {
-    /// The highest that was seen, in bytes.
-    pub(crate) fn highest(self) -> Result<u64> {
+    /// The highest that was seen, each figure by itself.
+    pub(crate) fn highest(self) -> Result<Memory> {
         self.ended.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the watch panicked"))
     }

@@ -171,6 +171,7 @@ impl World {
 
     /// Deletes everything, collects and drops the store; then nothing may be left but an empty one.
     pub(crate) fn drain(&mut self) -> Outcome {
+        self.release()?;
         self.pins.clear();
         self.model.pins.clear();
         let now_ms = self.model.now_ms;
