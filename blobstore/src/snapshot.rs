@@ -232,16 +232,11 @@ impl Engine {
     fn sealed_solo_files(&self) -> Result<Vec<SnapshotFile>, PageError> {
         let mut files: Vec<SnapshotFile> = Vec::new();
         for index in 0..SHARDS {
-            let partition = {
-                let shard = self.locator.shard(index);
-                for (_, blob) in shard.changed() {
-                    files.extend(solo_file(blob.location, blob.len_bytes, blob.quarantined));
-                }
-                shard.partition().cloned()
-            };
-            for blob in partition.iter().flat_map(|partition| partition.walk()) {
+            // What changed since the partition was written takes the place of what that says: a file that it names may be gone.
+            let shard = self.locator.shard(index).snapshot();
+            for blob in shard.blobs() {
                 let blob = blob?;
-                files.extend(solo_file(Some(blob.location), blob.len_bytes, blob.quarantined));
+                files.extend(solo_file(blob.location, blob.len_bytes, blob.quarantined));
             }
         }
         let discarded = lock(&self.removals.0).discarded.clone();
@@ -256,8 +251,8 @@ impl Engine {
 }
 
 /// The file of a blob, if it has one. One that is set aside may be cut short or gone: that is what was found of it.
-fn solo_file(location: Option<Location>, len_bytes: u64, is_set_aside: bool) -> Option<SnapshotFile> {
-    let Some(Location::Solo { segment, .. }) = location else { return None };
+fn solo_file(location: Location, len_bytes: u64, is_set_aside: bool) -> Option<SnapshotFile> {
+    let Location::Solo { segment, .. } = location else { return None };
     let file_bytes = Layout::new(len_bytes)?.file_bytes;
     Some(SnapshotFile { name: segment.solo_name(), len_bytes: (!is_set_aside).then_some(file_bytes) })
 }

@@ -29,6 +29,10 @@ use crate::session::Beginning;
 use crate::sync::{AbortOnPanic, Arc, Ordering, lock, thread};
 use crate::upload::Upload;
 
+/// References that are named as missing when a manifest is refused, at most: the shards of all are locked while they are looked up, and
+/// those that nobody has cost most.
+const MISSING_MAX: usize = 100;
+
 /// A blob, as a lookup gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlobStat {
@@ -401,6 +405,9 @@ impl Store {
     ) -> Result<(), PutError> {
         let mut missing = Vec::new();
         for (digest, stated_bytes) in references {
+            if missing.len() == MISSING_MAX {
+                break;
+            }
             let found = shards.of(digest).map(|shard| shard.linked(repository, digest)).transpose();
             let found = found.map_err(|failed| self.engine.index_failed(failed))?;
             match found.flatten().map(|blob| blob.len_bytes) {

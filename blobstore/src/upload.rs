@@ -394,7 +394,7 @@ impl Upload {
             solo.settle(1).await.map_err(write_error)?;
             let (file, len_bytes) = (solo.file(), solo.written_bytes);
             let hashed = self.engine.pool.run(move || rehash(&*file, hasher, 0, len_bytes));
-            hasher = hashed.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Io)?;
+            hasher = hashed.await.unwrap_or_else(|| Err(closing())).map_err(UploadError::Unreadable)?;
         }
         hasher.update(data.rest());
         Ok(hasher.finish())

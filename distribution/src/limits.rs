@@ -12,6 +12,8 @@ pub const TAG_PARAMETERS_MAX: usize = 46;
 /// hold the blob, so that it does not matter how many others hold it too. Listing and probing so many takes some ten
 /// milliseconds; whoever may pull from more, and misses, uploads.
 pub const MOUNT_SOURCES_MAX: usize = 4096;
+/// Repositories that are asked without a pause in which others get their turn: some hundred microseconds.
+pub const MOUNT_SOURCES_AT_ONCE: usize = 64;
 
 /// Repositories of one digest that a mount tries when the caller may pull from everywhere: the first one serves, unless it was
 /// unlinked at this moment.

@@ -281,7 +281,10 @@ impl Document<'_> {
 
     fn check(&self, shape: Shape) -> Result<(), ManifestError> {
         match shape {
-            Shape::Other => return Ok(()),
+            // Nothing but the field tells what such a document is: without it somebody may read it as something else (CVE-2021-41190).
+            Shape::Other => {
+                return self.media_type.as_ref().map(|_| ()).ok_or(ManifestError::Missing("mediaType"));
+            }
             Shape::OciImage | Shape::DockerImage => {
                 if self.manifests.is_some() {
                     return Err(ManifestError::Excess("manifests"));

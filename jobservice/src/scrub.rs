@@ -82,9 +82,13 @@ impl Job for Scrub {
         pass.lacks_checkpoint |= !step.damage.is_empty();
         let is_due = pass.checkpointed_us.is_none_or(|us| began_us < us || began_us - us >= SAVE_US);
         if pass.lacks_checkpoint && (is_due || step.is_complete) {
-            // What the damaged records said is in memory, and now in a checkpoint: the next start does not need them.
-            self.store.checkpoint().await?;
-            (pass.lacks_checkpoint, pass.checkpointed_us) = (false, Some(began_us));
+            // What the damaged records said is in memory, and now in a checkpoint: the next start does not need them. Where none can
+            // be written now, the store's own checkpoints come later, and the pass goes on.
+            let written = self.store.checkpoint().await;
+            if let Err(refusal) = &written {
+                tracing::warn!(%refusal, "the log is damaged, and no checkpoint makes up for it yet");
+            }
+            (pass.lacks_checkpoint, pass.checkpointed_us) = (written.is_err(), Some(began_us));
         }
         let now_us = self.context.now_micros();
         let took_us = u64::try_from(now_us.saturating_sub(began_us)).unwrap_or(0);

@@ -19,10 +19,7 @@ use crate::{ambient, first_password};
 /// refused.
 pub(crate) fn reset_password(options: &ResetPassword, environment: &Environment) -> anyhow::Result<()> {
     let config = options.place.load(environment)?;
-    let dir = DataDir::open(&config.storage.data_dir)?;
-    if !dir.database().exists() {
-        bail!("{} holds no registry; name another with --data-dir", dir.root().display());
-    }
+    let dir = DataDir::open_registry(&config.storage.data_dir)?;
     // A running server has sessions and verified passwords in memory that would outlive the old password.
     let disk =
         ThreadsDisk::open(&dir.store()).with_context(|| format!("cannot use {}", dir.store().display()))?;
@@ -71,10 +68,7 @@ pub(crate) fn reset_password(options: &ResetPassword, environment: &Environment)
 /// When there is no registry, or its catalog cannot be read.
 pub(crate) fn references(place: &Place, environment: &Environment) -> anyhow::Result<()> {
     let config = place.load(environment)?;
-    let dir = DataDir::open(&config.storage.data_dir)?;
-    if !dir.database().exists() {
-        bail!("{} holds no registry; name another with --data-dir", dir.root().display());
-    }
+    let dir = DataDir::open_registry(&config.storage.data_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

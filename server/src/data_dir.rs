@@ -19,6 +19,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use taffrail_blobstore::disk::threads::require_own;
 
 /// Bits of a mode by which somebody else may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -48,6 +49,15 @@ pub(crate) enum DataDirError {
         path: String,
         /// Its permission bits.
         mode: u32,
+    },
+    /// Root was to work in the directory of another user.
+    #[error("the data directory {0}")]
+    Theirs(io::Error),
+    /// There is nothing in it.
+    #[error("{path} holds no registry; name another with --data-dir")]
+    NoRegistry {
+        /// Which.
+        path: String,
     },
     /// A private file that all may read.
     #[error("the private key {path} has mode {mode:04o}: everybody may read it. chmod 600 {path}")]
@@ -83,6 +93,30 @@ impl DataDir {
                 .map_err(failed)?;
         }
         Ok(dir)
+    }
+
+    /// Opens the directory of a registry, for a command beside the server or in its place.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) fn open_registry(root: &Path) -> Result<Self, DataDirError> {
+        let dir = Self::open_own(root)?;
+        if dir.database().exists() {
+            Ok(dir)
+        } else {
+            Err(DataDirError::NoRegistry { path: dir.root.display().to_string() })
+        }
+    }
+
+    /// Opens an existing directory that is not another user's.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) fn open_own(root: &Path) -> Result<Self, DataDirError> {
+        if root.exists() {
+            require_own(root).map_err(DataDirError::Theirs)?;
+        }
+        Self::open(root)
     }
 
     /// Opens an existing directory, and takes from others what they may do with the secrets in it.

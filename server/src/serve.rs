@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use taffrail_blobstore::Store;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
@@ -31,6 +31,9 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(5);
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Scrapers of the metrics, and whoever else looks at them.
 const METRICS_CONNECTIONS_MAX: u64 = 64;
+/// Connections that may wait to be accepted; the system allows `net.core.somaxconn` of them, 4096 by default. One that finds no room tries
+/// again after seconds: with the library's 128 some of 4,000 clients that came at once waited for half a minute (L-03).
+const BACKLOG: u32 = 16 << 10;
 /// Exit code after a failure of the store, so that a supervisor starts us anew.
 const EXIT_FAILED: u8 = 1;
 
@@ -120,7 +123,7 @@ async fn serve(
     let front: Arc<dyn Answers> = Arc::new(Front::new(routes, Arc::clone(&metrics), config));
     let protocol = Protocol::new(&config.limits, tls, drain.clone(), Arc::clone(&metrics), front)
         .pulls(config.server.pull_path);
-    let socket = bind(config.server.listen).await?;
+    let socket = bind(config.server.listen)?;
     let address = socket.local_addr().context("a bound socket has an address")?;
     let listener =
         Listener::new(socket, Arc::new(protocol), Arc::clone(&gate), drain.clone(), Arc::clone(&metrics));
@@ -161,8 +164,16 @@ async fn serve(
     Ok(if drain.has_failed() { End::Failed } else { End::Drained })
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that is started again must not wait for the last connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The listener of the metrics, when there is to be one.
@@ -172,10 +183,10 @@ async fn listen_for_scrapers(
     gate: Arc<Gate>,
 ) -> anyhow::Result<Option<impl Future<Output = ()> + Send + use<>>> {
     let MetricsListen::At(address) = config.metrics.listen else { return Ok(None) };
-    let socket = match TcpListener::bind(address).await {
+    let socket = match listen(address) {
         // A second registry on one machine must not fail over a port that nobody chose.
         Err(error) if error.kind() == ErrorKind::AddrInUse && !config.is_given("metrics.listen") => {
-            let socket = bind(SocketAddr::new(address.ip(), 0)).await?;
+            let socket = bind(SocketAddr::new(address.ip(), 0))?;
             tracing::warn!(wanted = %address, "the port of the metrics is taken; using another");
             socket
         }
@@ -189,4 +200,21 @@ async fn listen_for_scrapers(
     let protocol = Protocol::new(&config.limits, None, own_drain.clone(), Arc::clone(metrics), page);
     let own_gate = Arc::new(Gate::new(METRICS_CONNECTIONS_MAX, METRICS_CONNECTIONS_MAX, Vec::new()));
     Ok(Some(Listener::new(socket, Arc::new(protocol), own_gate, own_drain, Arc::clone(metrics)).run()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More clients than the library lets wait, and fewer than the files of a test.
+    const BURST: usize = 500;
+
+    #[tokio::test]
+    async fn l_03_a_burst_of_connections_waits_to_be_accepted() {
+        let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = socket.local_addr().unwrap();
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2));
+        let connected: Vec<_> = (0..BURST).map_while(|_| connect().ok()).collect();
+        assert_eq!(connected.len(), BURST);
+    }
 }

@@ -43,7 +43,6 @@ pub struct ThreadsDisk {
     root: OwnedFd,
     /// Files are opened for reading only, and nothing is made or removed.
     read_only: bool,
-    heir: Option<Heir>,
     shared: Arc<Shared>,
     /// Folders whose names this process has made durable; a folder that an earlier process made may not be.
     durable_folders: Mutex<HashSet<String>>,
@@ -117,11 +116,9 @@ impl ThreadsDisk {
 
     fn at(root: &Path, read_only: bool) -> io::Result<ThreadsDisk> {
         let root = retry(|| fs::open(root, folder_flags(), Mode::empty()))?;
-        let heir = Heir::of(&root)?;
         Ok(ThreadsDisk {
             root,
             read_only,
-            heir,
             shared: Arc::default(),
             durable_folders: Mutex::new(HashSet::new()),
             kept_folders: Mutex::default(),
@@ -170,9 +167,7 @@ impl ThreadsDisk {
         self.refuse_when_read_only()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = retry(|| fs::openat(&self.root, name, flags, Mode::from_raw_mode(FILE_MODE)))?;
-        let given = self.heir.map_or(Ok(()), |heir| heir.give(&made));
-        let file =
-            given.and_then(|()| reserve(&made, len_bytes)).and_then(|()| self.file(made, name, access, true));
+        let file = reserve(&made, len_bytes).and_then(|()| self.file(made, name, access, true));
         if file.is_err() {
             // The first error is the one to report: a name that stays behind is found as an orphan.
             let _ = fs::unlinkat(&self.root, name, AtFlags::empty());
@@ -198,21 +193,6 @@ impl ThreadsDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a file")));
         }
         self.file(file, name, access, writable)
-    }
-
-    fn open_lock(&self, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
-        let made = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        match retry(|| fs::openat(&self.root, LOCK_NAME, flags | made, mode)) {
-            Ok(file) => {
-                // What cannot be given away is locked all the same, and whoever it is for may make another.
-                let _ = self.heir.map(|heir| heir.give(&file));
-                Ok(file)
-            }
-            Err(Errno::EXIST) => {
-                retry(|| fs::openat(&self.root, LOCK_NAME, flags | OFlags::RDWR | OFlags::CREATE, mode))
-            }
-            Err(error) => Err(error),
-        }
     }
 
     fn refuse_when_read_only(&self) -> io::Result<()> {
@@ -281,9 +261,6 @@ impl Disk for ThreadsDisk {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error.into()),
                 }
-                if let Some(heir) = self.heir {
-                    heir.give(&self.open_folder(path)?)?;
-                }
             }
             // Also when it exists: the process that made it may have been killed before its flush.
             // What it says does not matter: a failed flush is never one of those errors that heal.
@@ -320,7 +297,11 @@ impl Disk for ThreadsDisk {
     fn lock(&self, owner: &str) -> Result<Box<dyn Lock>, LockError> {
         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(FILE_MODE);
-        let opened = if self.read_only { Err(Errno::ROFS) } else { self.open_lock(flags, mode) };
+        let opened = if self.read_only {
+            Err(Errno::ROFS)
+        } else {
+            retry(|| fs::openat(&self.root, LOCK_NAME, flags | OFlags::RDWR | OFlags::CREATE, mode))
+        };
         let (file, writable) = match opened {
             Ok(file) => (file, true),
             // On a read-only file system the lock file is locked as it is, and without one the folder itself.
@@ -576,24 +557,22 @@ fn holder(file: &OwnedFd) -> String {
     if text.is_empty() { "another process".to_owned() } else { text.to_owned() }
 }
 
-/// Whose the store is, where we are root and it is not: what root makes in it is for the server, which runs as that user.
-#[derive(Clone, Copy)]
-struct Heir {
-    user: fs::Uid,
-    group: fs::Gid,
-}
-
-impl Heir {
-    fn of(root: &OwnedFd) -> io::Result<Option<Heir>> {
-        let stat = retry(|| fs::fstat(root))?;
-        let heir = Heir { user: fs::Uid::from_raw(stat.st_uid), group: fs::Gid::from_raw(stat.st_gid) };
-        Ok((rustix::process::geteuid().is_root() && !heir.user.is_root()).then_some(heir))
+/// Refuses to let root work in the folder of another user, as offline commands are about to: what root makes there its owner cannot open
+/// any more, and where its owner puts a link root would follow.
+///
+/// # Errors
+/// `PermissionDenied`, with what to do.
+pub fn require_own(root: &Path) -> io::Result<()> {
+    let owner = fs::stat(root)?.st_uid;
+    if owner == 0 || !rustix::process::geteuid().is_root() {
+        return Ok(());
     }
-
-    /// Gives it a file or folder that was made just now.
-    fn give(self, made: &OwnedFd) -> io::Result<()> {
-        Ok(retry(|| fs::fchown(made, Some(self.user), Some(self.group)))?)
-    }
+    let path = root.display();
+    let message = format!(
+        "{path} belongs to user {owner}, not to root: run this as that user, as by `runuser -u NAME -- ...`, so that what it writes \
+         is that user's"
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
 /// Makes `root` and its parents durably.
@@ -616,7 +595,7 @@ fn make_root(root: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -742,20 +721,16 @@ mod tests {
 
     /// The server could not open what root had made in its store.
     #[test]
-    fn what_root_makes_in_a_store_is_its_owners() {
+    fn root_is_refused_in_the_folder_of_another_user() {
         let dir = tempfile::tempdir().unwrap();
+        require_own(dir.path()).unwrap();
         if !rustix::process::geteuid().is_root() {
             return;
         }
         std::os::unix::fs::chown(dir.path(), Some(54_321), Some(54_322)).unwrap();
-        let disk = ThreadsDisk::open(dir.path()).unwrap();
-        disk.create_dir("solo/3f").unwrap();
-        disk.create("solo/3f/x.seg", 4096, Access::Direct).unwrap();
-        drop(disk.lock("somebody").unwrap());
-        for name in ["solo", "solo/3f", "solo/3f/x.seg", LOCK_NAME] {
-            let metadata = dir.path().join(name).metadata().unwrap();
-            assert_eq!((metadata.uid(), metadata.gid()), (54_321, 54_322), "{name}");
-        }
+        let error = require_own(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("user 54321"), "{error}");
     }
 
     #[test]

@@ -104,6 +104,8 @@ fn read_back(engine: &Arc<Engine>, record: &SessionRecord) -> io::Result<Option<
     let acknowledged = rehash(&*file, from.clone(), from_bytes, to_bytes);
     let (hasher, offset_bytes) = match acknowledged {
         Ok(hasher) if hasher.export() == record.acknowledged.state => (hasher, to_bytes),
+        // Out of reach is not lost: the client was told of these bytes.
+        Err(error) if !is_lost(&error) => return Err(error),
         // Power was lost behind the durable offset. BLAKE3 has no state to go on from and hashes again.
         Ok(_) | Err(_) if from_bytes == record.durable.offset_bytes => (from, from_bytes),
         Ok(_) | Err(_) => {

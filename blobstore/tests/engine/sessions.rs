@@ -209,14 +209,20 @@ fn a_session_that_started_over_ends_with_its_commit() {
 /// threw away what was acknowledged.
 #[test]
 fn a_session_whose_file_cannot_be_read_now_stands_until_it_can() {
-    // Past 64 MiB a part is durable, and what hashes without a state to go on from has to read it.
-    for (restarts, call, sent_bytes) in
-        [(true, Call::Open, FIRST_BYTES), (true, Call::Read, 65 << 20), (false, Call::Read, FIRST_BYTES)]
-    {
+    // Past 64 MiB a part is durable, and what hashes without a state to go on from has to read it; the rest is read by all.
+    let (blake3, sha256) = (Algorithm::Blake3, Algorithm::Sha256);
+    for (algorithm, restarts, call, sent_bytes) in [
+        (blake3, true, Call::Open, FIRST_BYTES),
+        (blake3, true, Call::Read, FIRST_BYTES),
+        (blake3, true, Call::Read, 65 << 20),
+        (blake3, false, Call::Read, FIRST_BYTES),
+        (sha256, true, Call::Read, FIRST_BYTES),
+        (sha256, true, Call::Read, 65 << 20),
+    ] {
         let disk = SimDisk::new();
         let bytes = content(u32::try_from(sent_bytes).unwrap() + 2_000_000);
         let mut store = open(&disk);
-        store.begin_upload(repository(), Algorithm::Blake3, ID, NOW_MS).unwrap();
+        store.begin_upload(repository(), algorithm, ID, NOW_MS).unwrap();
         send_the_rest(&store, &bytes.slice(..sent_bytes));
         let disk = if restarts { disk.kill(0) } else { disk };
         if restarts {
@@ -225,16 +231,37 @@ fn a_session_whose_file_cannot_be_read_now_stands_until_it_can() {
         disk.inject(Fault::on(&[call], FaultError::Io).within("solo/"));
         for _ in 0..2 {
             let opened = wait(store.open_upload(repository(), ID, NOW_MS)).map(drop);
-            assert!(matches!(opened, Err(UploadError::Unreadable(_))), "{restarts} {call:?}: {opened:?}");
+            assert!(
+                matches!(opened, Err(UploadError::Unreadable(_))),
+                "{algorithm:?} {restarts} {call:?}: {opened:?}"
+            );
             let status = store.upload_status(repository(), ID, NOW_MS).unwrap();
             assert_eq!(status.offset_bytes, sent_bytes as u64);
         }
         disk.heal();
         assert_eq!(send_the_rest(&store, &bytes), bytes.len() as u64);
-        let digest = Digest::of(Algorithm::Blake3, &bytes);
+        let digest = Digest::of(algorithm, &bytes);
         let upload = wait(store.open_upload(repository(), ID, NOW_MS)).unwrap();
         wait(upload.commit(&digest, NOW_MS)).unwrap();
     }
+}
+
+/// The digest of another algorithm is made from the file: one read that failed there threw the session away.
+#[test]
+fn a_session_whose_file_cannot_be_read_for_another_digest_stands_until_it_can() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let bytes = content(3_000_000);
+    store.begin_upload(repository(), Algorithm::Sha256, ID, NOW_MS).unwrap();
+    send_the_rest(&store, &bytes);
+    let digest = Digest::of(Algorithm::Blake3, &bytes);
+    let upload = wait(store.open_upload(repository(), ID, NOW_MS)).unwrap();
+    disk.inject(Fault::on(&[Call::Read], FaultError::Io).within("solo/"));
+    let refused = wait(upload.commit(&digest, NOW_MS));
+    assert!(matches!(refused, Err(UploadError::Unreadable(_))), "{refused:?}");
+    disk.heal();
+    let upload = wait(store.open_upload(repository(), ID, NOW_MS)).unwrap();
+    wait(upload.commit(&digest, NOW_MS)).unwrap();
 }
 
 #[test]

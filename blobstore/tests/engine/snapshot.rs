@@ -158,6 +158,8 @@ fn a_blob_that_is_set_aside_is_no_obstacle() {
         let root = scratch.path().join("store");
         let store = open(&root);
         (0..ALL).for_each(|blob| push(&store, blob, 0));
+        // The partition names them as they were.
+        wait(store.checkpoint()).unwrap();
         let is_solo = |path: &&String| path.contains("/solo/");
         let file = contents(&root).keys().find(is_solo).map(std::path::PathBuf::from).unwrap();
         if lost {
@@ -175,6 +177,22 @@ fn a_blob_that_is_set_aside_is_no_obstacle() {
             assert_eq!(listed.len_bytes, len_bytes.filter(|_| path != file), "{}", listed.name);
         }
     }
+}
+
+/// The partition names files of blobs that went since; a snapshot named them too, and no backup could be made.
+#[test]
+fn what_went_since_the_index_was_written_is_not_listed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (root, copy) = (scratch.path().join("store"), scratch.path().join("copy"));
+    let store = open(&root);
+    (0..ALL).for_each(|blob| push(&store, blob, 0));
+    wait(store.checkpoint()).unwrap();
+    (0..ALL).for_each(|blob| assert!(unlink(&store, blob)));
+    assert_eq!(wait(store.collect(NOW_MS + 1, 100)).unwrap().blobs, u64::from(ALL));
+    let hold = wait(store.hold_removals()).unwrap();
+    link(&wait(hold.snapshot()).unwrap(), &root, &copy);
+    drop(hold);
+    assert_eq!(open(&copy).stats().blobs, 0);
 }
 
 #[test]

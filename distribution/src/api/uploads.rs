@@ -13,7 +13,7 @@ use crate::answer::{self, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID};
 use crate::blobs::{Upload, UploadStatus};
 use crate::body::{Incoming, ResponseBody};
 use crate::error::Error;
-use crate::limits::{MOUNT_HOLDERS_MAX, MOUNT_SOURCES_MAX};
+use crate::limits::{MOUNT_HOLDERS_MAX, MOUNT_SOURCES_AT_ONCE, MOUNT_SOURCES_MAX};
 use crate::name::RepositoryName;
 use crate::range::{self, ByteRange};
 use crate::registry::{Call, Registry};
@@ -78,7 +78,10 @@ async fn mount_from_any(
         Sources::Everywhere => registry.blobs.holders(digest, MOUNT_HOLDERS_MAX).await,
         Sources::These(sources) => sources,
     };
-    for source in sources {
+    for (count, source) in sources.into_iter().enumerate() {
+        if count % MOUNT_SOURCES_AT_ONCE == MOUNT_SOURCES_AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
         if registry.blobs.link_generation(source, digest).await.is_ok()
             && registry.blobs.mount(source, grant.repository, digest).await.is_ok()
         {

@@ -98,10 +98,7 @@ impl Made {
 fn make(options: &Backup, environment: &Environment) -> anyhow::Result<()> {
     let config = options.place.load(environment)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let dir = DataDir::open(&config.storage.data_dir)?;
-    if !dir.database().exists() {
-        bail!("{} holds no registry; name another with --data-dir", dir.root().display());
-    }
+    let dir = DataDir::open_registry(&config.storage.data_dir)?;
     let folder = resolved(&options.dir).with_context(|| options.dir.display().to_string())?;
     if folder.starts_with(dir.root()) {
         bail!("{} lies in the data directory; backups must not", folder.display());

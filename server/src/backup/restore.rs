@@ -108,7 +108,7 @@ fn restore(options: &Restore, environment: &Environment) -> anyhow::Result<Optio
 
 /// Finds the data directory empty, and nobody else's to write to: before hours of copying, not after them.
 fn look_at(target: &Path) -> anyhow::Result<DataDir> {
-    let dir = DataDir::open(target)?;
+    let dir = DataDir::open_own(target)?;
     if fs::read_dir(target)?.next().is_some() {
         bail!("{} is not empty; move what is in it away, or name another with --data-dir", target.display());
     }

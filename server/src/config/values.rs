@@ -104,7 +104,8 @@ impl Setting for Network {
     }
 }
 
-/// A media type without parameters, in lower case (RFC 6838 section 4.2).
+/// A media type of JSON documents, without parameters and in lower case (RFC 6838 section 4.2, RFC 6839 section 3.1). Browsers show none
+/// of them as a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MediaType(String);
 
@@ -119,7 +120,7 @@ impl MediaType {
 
 impl Setting for MediaType {
     fn kind() -> String {
-        "a media type such as `application/vnd.example.manifest.v1+json`".to_owned()
+        "a media type of JSON, such as `application/vnd.example.manifest.v1+json`".to_owned()
     }
 
     fn parse(value: &Value) -> Option<Self> {
@@ -130,7 +131,7 @@ impl Setting for MediaType {
                 && half.chars().all(|c| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c))
         };
         let (kind, subtype) = text.split_once('/')?;
-        (is_half(kind) && is_half(subtype)).then_some(Self(text))
+        (is_half(kind) && is_half(subtype) && subtype.ends_with("+json")).then_some(Self(text))
     }
 
     fn show(&self) -> Value {
@@ -218,9 +219,18 @@ mod tests {
     fn a_media_type_has_two_halves_and_no_parameters() {
         let parse = |text: &str| MediaType::parse(&Value::from(text));
         assert_eq!(parse("Application/vnd.x+JSON").unwrap().as_str(), "application/vnd.x+json");
-        for bad in
-            ["", "application", "application/", "/json", "a/b/c", "a/b; c=d", "*/*", "a/.b", &"a/".repeat(2)]
-        {
+        for bad in [
+            "",
+            "application",
+            "application/",
+            "/json",
+            "a/b/c",
+            "a/b+json; c=d",
+            "*/*",
+            "a/.b+json",
+            "text/html",
+            "a/json",
+        ] {
             assert!(parse(bad).is_none(), "{bad}");
         }
     }

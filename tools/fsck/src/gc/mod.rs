@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use serde_json::{Value, json};
-use taffrail_blobstore::disk::threads::ThreadsDisk;
+use taffrail_blobstore::disk::threads::{ThreadsDisk, require_own};
 use taffrail_blobstore::disk::{Disk, LockError};
 use taffrail_blobstore::format::RESERVE_FOLDER;
 use taffrail_blobstore::{
@@ -103,6 +103,7 @@ pub(crate) fn gc(root: &Path, mode: Mode, now_ms: u64, progress: &Progress) -> R
     let (disk, lock) = match mode {
         Mode::DryRun => (ThreadsDisk::open_read_only(root)?, None),
         Mode::Write => {
+            require_own(root)?;
             let disk = ThreadsDisk::open(root)?;
             // First of all, so that no lock file is made where there is no store.
             Superblocks::read(&disk)
@@ -222,10 +223,10 @@ fn compact(store: &Store, segments: u64, now_ms: u64, progress: &Progress) -> Re
     let mut all = Compacted::default();
     loop {
         // What is behind the checkpoint is left alone.
-        wait(store.checkpoint())?;
-        let round = match wait(store.compact(now_ms, COMPACTED_BYTES)) {
+        let round = match wait(store.checkpoint()).and_then(|()| wait(store.compact(now_ms, COMPACTED_BYTES)))
+        {
             Ok(round) => round,
-            // The deletions came through, and are the greater part; what is to be copied needs room first.
+            // The deletions came through, and are the greater part; checkpoints and copies need room first.
             Err(Refusal::NoSpace) => return Ok(all),
             Err(refusal) => return Err(refusal.into()),
         };

@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use taffrail_blobstore::disk::threads::ThreadsDisk;
+use taffrail_blobstore::disk::threads::{ThreadsDisk, require_own};
 use taffrail_blobstore::disk::{Disk, Lock, LockError};
 use taffrail_blobstore::format::SUPERBLOCK_NAMES;
 use taffrail_blobstore::format::checkpoint::file_name;
@@ -84,7 +84,7 @@ pub(crate) fn repair(
 ) -> Result<Repaired, RepairError> {
     let disk = match mode {
         Mode::DryRun => ThreadsDisk::open_read_only(root),
-        Mode::Write => ThreadsDisk::open(root),
+        Mode::Write => require_own(root).and_then(|()| ThreadsDisk::open(root)),
     };
     let disk = Arc::new(disk.map_err(CheckError::from)?);
     let lock = match mode {
