@@ -226,6 +226,16 @@ impl Connection {
         Ok(())
     }
 
+    /// Receives the first `bytes` of the answer under way, or all when it is shorter, and hangs up on the rest. Returns how many they
+    /// were.
+    pub(crate) fn take(&mut self, answer: &Answer, bytes: u64) -> Result<u64> {
+        let wanted = bytes.min(answer.bytes);
+        self.left = self.left.saturating_sub(answer.bytes - wanted);
+        self.closes = true;
+        self.finish()?;
+        Ok(wanted)
+    }
+
     fn send(
         &mut self,
         socket: &mut TcpStream,
@@ -459,5 +469,16 @@ mod tests {
         assert_eq!(with_query("/a", "d=e"), "/a?d=e");
         assert_eq!(path_of("https://h:1/a?b"), "/a?b");
         assert_eq!(path_of("/a"), "/a");
+    }
+
+    #[test]
+    fn who_takes_a_part_of_an_answer_hangs_up_on_the_rest() {
+        let (host, server) =
+            serve(vec!["HTTP/1.1 206 Partial Content\r\nContent-Length: 1000\r\n\r\n0123456789"]);
+        let mut connection = Connection::open(&host, "").unwrap();
+        let answer = connection.begin("GET", "/", "Range: bytes=5-\r\n", Body::None).unwrap();
+        assert_eq!(connection.take(&answer, 10).unwrap(), 10);
+        assert!(connection.socket.is_none());
+        server.join().unwrap();
     }
 }

@@ -87,9 +87,9 @@ pub(crate) enum Lifetime {
 pub(crate) fn content_headers(headers: &mut HeaderMap, digest: &Digest, lifetime: Lifetime) {
     // At once: growing step by step is dearer than what is put in.
     headers.reserve(HEADERS_MAX);
-    let digest = digest.to_string();
-    headers.insert(ETAG, value(format!("\"{digest}\"")));
-    headers.insert(DOCKER_CONTENT_DIGEST, value(digest));
+    let (entity_tag, digest) = digest_values(digest);
+    headers.insert(ETAG, entity_tag);
+    headers.insert(DOCKER_CONTENT_DIGEST, digest);
     headers.insert(
         CACHE_CONTROL,
         match lifetime {
@@ -98,6 +98,14 @@ pub(crate) fn content_headers(headers: &mut HeaderMap, digest: &Digest, lifetime
         },
     );
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+}
+
+/// A digest in quotes and without, in one piece of memory: every answer with content has both.
+fn digest_values(digest: &Digest) -> (HeaderValue, HeaderValue) {
+    let quoted = Bytes::from(format!("\"{digest}\""));
+    let plain = quoted.slice(1..quoted.len() - 1);
+    let value = |bytes: Bytes| HeaderValue::from_maybe_shared(bytes).unwrap_or(HeaderValue::from_static(""));
+    (value(quoted), value(plain))
 }
 
 /// What a blob has besides [`content_headers`].

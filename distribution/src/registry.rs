@@ -69,7 +69,9 @@ impl Registry {
         B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
-        self.answer(&parts, body.map_err(Into::into).boxed_unsync()).await
+        // Most requests have none, and nothing costs no memory.
+        let body = if body.is_end_stream() { body::empty() } else { body.map_err(Into::into).boxed_unsync() };
+        self.answer(&parts, body).await
     }
 
     async fn answer(&self, parts: &Parts, body: RequestBody) -> Response<ResponseBody> {
@@ -111,6 +113,7 @@ impl Registry {
             .await
             .map_err(|error| self.refusal(error, parts, &scopes()))?;
         let call = Call { parts, query, identity: &identity };
+        // What takes a body is boxed: its timers and buffers would make the future of every small answer large.
         match (route, endpoint.needs()) {
             (Route::Base, _) => {
                 self.access.authorize_base(&identity).map_err(|error| self.refusal(error, parts, &[]))?;
@@ -148,7 +151,7 @@ impl Registry {
                 let grant = self.grant(&call, action, &name, endpoint.missing(), &[]).await?;
                 if endpoint == Endpoint::ManifestPut {
                     let body = Incoming::new(body, &self.limits);
-                    api::manifests::put(self, &call, &grant, &reference, body).await
+                    Box::pin(api::manifests::put(self, &call, &grant, &reference, body)).await
                 } else if endpoint == Endpoint::ManifestDelete {
                     api::manifests::delete(self, &call, &grant, &reference).await
                 } else {
@@ -166,7 +169,7 @@ impl Registry {
             (Route::Uploads(name), Needs::Repository(action)) => {
                 let grant =
                     self.grant(&call, action, &name, endpoint.missing(), &mount_source(query)).await?;
-                api::uploads::begin(self, &call, &grant, Incoming::new(body, &self.limits)).await
+                Box::pin(api::uploads::begin(self, &call, &grant, Incoming::new(body, &self.limits))).await
             }
             (Route::Upload(name, id), Needs::Repository(action)) => {
                 let grant = self.grant(&call, action, &name, endpoint.missing(), &[]).await;
@@ -174,9 +177,9 @@ impl Registry {
                 let id = id.ok_or(Error::UploadUnknown)?;
                 let body = Incoming::new(body, &self.limits);
                 if endpoint == Endpoint::UploadAppend {
-                    api::uploads::append(self, &call, &grant, id, body).await
+                    Box::pin(api::uploads::append(self, &call, &grant, id, body)).await
                 } else if endpoint == Endpoint::UploadFinish {
-                    api::uploads::finish(self, &call, &grant, id, body).await
+                    Box::pin(api::uploads::finish(self, &call, &grant, id, body)).await
                 } else if endpoint == Endpoint::UploadCancel {
                     api::uploads::cancel(self, &grant, id).await
                 } else {

@@ -285,6 +285,9 @@ fn repository(name: &str) -> Result<RepositoryName, Error> {
 
 /// Decodes the last segment. Bytes that are no UTF-8 become U+FFFD, which no digest and no tag contains.
 fn decode(segment: &str) -> Cow<'_, str> {
+    if !segment.contains('%') {
+        return Cow::Borrowed(segment);
+    }
     percent_decode_str(segment).decode_utf8_lossy()
 }
 

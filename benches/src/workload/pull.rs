@@ -13,7 +13,7 @@ use taffrail_tests::tools;
 
 use super::push::SMALL_BYTES;
 use super::{Case, Flushes, Prepare, Rounds, Row, at_once};
-use crate::client::Receive;
+use crate::client::{Body, Receive};
 use crate::content::{self, Blob};
 use crate::goal::{Against, Bound, Figure, Goal};
 use crate::plan::Plan;
@@ -66,6 +66,14 @@ pub(super) fn rows() -> Vec<Row> {
                     "one large blob, 4 clients with ranges of 8 MiB in turn",
                     &limit,
                     hot_ranges,
+                    Vec::new(),
+                ),
+                // Extra is what came over the loopback for each byte that was used.
+                case(
+                    "pull-open-ranges",
+                    "one large blob, 4 clients that ask for the rest from every 8 MiB on and hang up after 8 MiB",
+                    &limit,
+                    open_ranges,
                     Vec::new(),
                 ),
             ],
@@ -165,6 +173,41 @@ fn hot_ranges<'a>(plan: &'a Plan, subject: &'a Subject) -> Result<Rounds<'a>> {
             })
         })
     }))
+}
+
+/// As containerd pulls a layer in parallel: it asks for `bytes=N-`, takes its part, and closes the connection.
+fn open_ranges<'a>(plan: &'a Plan, subject: &'a Subject) -> Result<Rounds<'a>> {
+    let path = store_large(plan, subject)?;
+    let ranges: Vec<String> = (0..plan.large_bytes)
+        .step_by(usize::try_from(RANGE_BYTES)?)
+        .map(|from| format!("Range: bytes={from}-\r\n"))
+        .collect();
+    Ok(Box::new(move |_| {
+        let mut clients = subject.clients(4, &[REPOSITORY])?;
+        let streams = clients.len();
+        let before = loopback_bytes()?;
+        let sample = subject.measure(|| {
+            at_once(&mut clients, |index, client| {
+                let mut work = Work::default();
+                for range in ranges.iter().skip(index).step_by(streams) {
+                    let started = Instant::now();
+                    let answer = client.begin("GET", &path, range, Body::None)?.expect(206)?;
+                    let bytes = client.take(&answer, RANGE_BYTES)?;
+                    work.count(started, bytes);
+                }
+                Ok(work)
+            })
+        })?;
+        let came = loopback_bytes()? - before;
+        Ok(Sample { extra: Some(came as f64 / sample.bytes as f64), ..sample })
+    }))
+}
+
+/// Bytes that came over the loopback since the machine started, heads of packets and acknowledgements among them.
+fn loopback_bytes() -> Result<u64> {
+    let devices = std::fs::read_to_string("/proc/net/dev")?;
+    let line = devices.lines().find_map(|line| line.trim().strip_prefix("lo:")).context("a loopback")?;
+    Ok(line.split_whitespace().next().context("a count of bytes")?.parse()?)
 }
 
 /// Takes the files below `dir` out of the page cache. What the hypervisor keeps stays out of reach.
@@ -269,7 +312,7 @@ pub(super) fn read_randomly(
             while Instant::now() < until {
                 let path = paths.get(random.random_range(0..paths.len().max(1))).context("a path")?;
                 let started = Instant::now();
-                let answer = client.request(method, path, headers, crate::client::Body::None)?.expect(200)?;
+                let answer = client.request(method, path, headers, Body::None)?.expect(200)?;
                 // A HEAD states a length and moves none of it.
                 work.count(started, if method == "GET" { answer.bytes } else { 0 });
             }
