@@ -77,7 +77,8 @@ pub(crate) mod tests {
             rounds: 1,
             warm_up: 0,
             large_bytes: 1 << 20,
-            round_time: Duration::from_millis(10),
+            // Long enough that a busy machine gets one operation done.
+            round_time: Duration::from_millis(200),
             rest: Duration::ZERO,
             idle_connections: 1,
             concurrent_pulls: 1,

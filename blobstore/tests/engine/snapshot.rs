@@ -171,7 +171,7 @@ fn a_blob_that_is_set_aside_is_no_obstacle() {
         while !wait(scrubber.step(1 << 30)).unwrap().is_complete {}
         assert_eq!(store.stats().quarantined, 1);
         let snapshot = wait(wait(store.hold_removals()).unwrap().snapshot()).unwrap();
-        for listed in &snapshot.files {
+        for listed in snapshot.files.iter().filter(|listed| !listed.name.starts_with("index/")) {
             let path = root.join(&listed.name);
             let len_bytes = fs::metadata(&path).ok().map(|found| found.len());
             assert_eq!(listed.len_bytes, len_bytes.filter(|_| path != file), "{}", listed.name);
