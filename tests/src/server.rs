@@ -357,6 +357,8 @@ impl Server {
 
     fn launch(&mut self) -> Result<()> {
         let client = self.client(None)?;
+        // Built before the clock runs: the first start of a test program may wait for that for minutes.
+        binary::server()?;
         let started = Instant::now();
         self.spawn()?;
         loop {

@@ -156,7 +156,7 @@ async fn damage_of_the_log_is_counted_and_a_checkpoint_keeps_what_it_said() {
 #[tokio::test]
 async fn a_log_that_is_damaged_all_over_is_checkpointed_now_and_then() {
     let world = World::new().await;
-    for number in 0..6_u8 {
+    for number in 0..12_u8 {
         let digest = world.upload_bytes(vec![number; 1_000_000].into()).await;
         let rotted = world.disk.files().into_iter().any(|(name, _)| {
             let file = world.disk.contents(&name).unwrap();
