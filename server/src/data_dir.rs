@@ -113,10 +113,16 @@ impl DataDir {
     /// # Errors
     /// See [`DataDirError`].
     pub(crate) fn open_own(root: &Path) -> Result<Self, DataDirError> {
-        if root.exists() {
-            require_own(root).map_err(DataDirError::Theirs)?;
-        }
+        Self::refuse_theirs(root)?;
         Self::open(root)
+    }
+
+    /// Refuses a directory that is there and another user's, when we are root.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) fn refuse_theirs(root: &Path) -> Result<(), DataDirError> {
+        if root.exists() { require_own(root).map_err(DataDirError::Theirs) } else { Ok(()) }
     }
 
     /// Opens an existing directory, and takes from others what they may do with the secrets in it.
@@ -140,7 +146,7 @@ impl DataDir {
     }
 
     /// Folders first: what is made or moved in one that is closed is closed, too. What a symbolic link leads to is somebody else's
-    /// business: root may look at the directory of a server that is not.
+    /// business: root may serve a directory that another user owns.
     fn close_to_others(&self) -> Result<(), DataDirError> {
         let database = self.database();
         let beside = |suffix: &str| {

@@ -133,7 +133,7 @@ impl<'a> Carrier<'a> {
     }
 }
 
-/// Opens a file to read it, and no symbolic link: a backup may be made as root, of a folder that belongs to somebody else.
+/// Opens a file to read it, and no symbolic link: a backup is of what lies in the data directory.
 fn open_no_link(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NOFOLLOW.bits();
     File::options().read(true).custom_flags(i32::try_from(flags).unwrap_or_default()).open(path)

@@ -110,9 +110,9 @@ impl Source {
                 let held = Held { uuid: store.uuid(), next_lsn: hold.next_lsn() };
                 Ok((Source::Stopped { store: Box::new(store), hold }, held))
             }
-            Err(error) => Err(error).with_context(|| {
-                format!("cannot use {}; run as root or as the server's user", path.display())
-            }),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot use {}; run as the server's user", path.display()))
+            }
         }
     }
 
@@ -189,7 +189,7 @@ impl Source {
     }
 }
 
-/// Whether a store may have a sealed file of that name. A backup may be made as root, by the word of a server that is not: what it says
+/// Whether a store may have a sealed file of that name. The server may be another program than it seems: what it says
 /// must lead nowhere else.
 fn is_store_file(name: &str) -> bool {
     let is_plain = |part: &str| {

@@ -122,9 +122,7 @@ fn take_over(
     progress: &Progress,
 ) -> anyhow::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    if config.storage.data_dir.exists() {
-        DataDir::open_own(&config.storage.data_dir)?;
-    }
+    DataDir::refuse_theirs(&config.storage.data_dir)?;
     let dir = DataDir::open_or_create(&config.storage.data_dir)?;
     let opened = store::open(&dir.store(), config);
     let store = Arc::new(opened.context("import works on the data directory of a registry that is stopped")?);
