@@ -79,6 +79,15 @@ pub trait File: Send + Sync + fmt::Debug {
     /// range may have been written.
     fn write_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()>;
 
+    /// Writes all of `bytes` as [`File::write_at`] does and makes them durable: in one call of the system, where it has one.
+    ///
+    /// # Errors
+    /// See [`NotDurable`]. Nothing is said of other writes to the file.
+    fn write_durably_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<(), NotDurable> {
+        self.write_at(bytes, offset_bytes).map_err(NotDurable::Write)?;
+        self.sync().map_err(NotDurable::Flush)
+    }
+
     /// Begins a write without waiting for it, where the disk can. It ends as [`File::write_at`] does; until then it counts as not
     /// completed.
     ///
@@ -121,6 +130,22 @@ pub trait File: Send + Sync + fmt::Debug {
     /// # Errors
     /// Whatever the device says.
     fn len_bytes(&self) -> io::Result<u64>;
+
+    /// Whether a small write that is made durable costs less where zeros were written before than where space was only reserved:
+    /// on a file system that writes over them in place, and otherwise has to note in its journal that the space is in use. False
+    /// when it is not known.
+    fn gains_from_zeros(&self) -> bool;
+}
+
+/// Why a write is not known to be durable.
+#[derive(Debug, thiserror::Error)]
+pub enum NotDurable {
+    /// The write failed, and nothing was flushed; see [`File::write_at`].
+    #[error("{0}")]
+    Write(io::Error),
+    /// The flush failed, or what failed is not known; see [`File::sync`].
+    #[error("{0}")]
+    Flush(io::Error),
 }
 
 /// Keeps other processes out of the store until it is dropped.

@@ -220,6 +220,11 @@ impl SimDisk {
         self.inner().read_only = read_only;
     }
 
+    /// Makes this disk, and its copies, one that gains from zeros ([`File::gains_from_zeros`]). A new one does not.
+    pub fn set_gains_from_zeros(&self) {
+        self.inner().state.gains_from_zeros = true;
+    }
+
     /// Sets the bytes that all files together may take, in blocks of 4096.
     pub fn set_capacity(&self, capacity_bytes: u64) {
         self.inner().state.capacity_bytes = capacity_bytes;
@@ -590,6 +595,10 @@ impl File for SimFile {
     fn len_bytes(&self) -> io::Result<u64> {
         let inner = self.shared.inner();
         if inner.power_gone { Err(io::Error::other(PowerGone)) } else { Ok(inner.len_bytes(self.inode)) }
+    }
+
+    fn gains_from_zeros(&self) -> bool {
+        self.shared.inner().state.gains_from_zeros
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -19,10 +19,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{self, Advice, AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::mapping::Mapping;
-use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
+use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError, NotDurable};
 use crate::error::is_without_files;
 
 /// The store belongs to its user alone: blobs may be private images.
@@ -37,6 +37,9 @@ const HOLDER_BYTES_MAX: usize = 256;
 
 /// Unit, in bytes, of the zeros written where a file system cannot reserve space.
 const ZEROS_BYTES: usize = 256 * 1024;
+
+/// Magic numbers of the file systems that write over zeros in place, ext4 and XFS, as `statfs` gives them.
+const WRITE_IN_PLACE: [u64; 2] = [0xef53, 0x5846_5342];
 
 /// A folder of the operating system that holds one store.
 pub struct ThreadsDisk {
@@ -440,6 +443,34 @@ impl File for ThreadsFile {
         Ok(())
     }
 
+    fn write_durably_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<(), NotDurable> {
+        self.refuse_when_read_only().map_err(NotDurable::Write)?;
+        let mut done = 0;
+        while done < bytes.len() {
+            let (at, rest) = (offset_bytes + done as u64, &bytes[done..]);
+            let written = rustix::io::pwritev2(&self.file, &[IoSlice::new(rest)], at, ReadWriteFlags::DSYNC);
+            match written {
+                Ok(0) => return Err(NotDurable::Write(io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    self.shared.flushes.fetch_add(1, Ordering::Relaxed);
+                    self.shared.written_bytes.fetch_add(written as u64, Ordering::Relaxed);
+                    done += written;
+                }
+                // Refused before anything was done: with O_DIRECT on this file system, or with flags by this kernel.
+                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    self.write_at(rest, at).map_err(NotDurable::Write)?;
+                    return self.sync().map_err(NotDurable::Flush);
+                }
+                // It may be what the flush said, as of any one, so that it is not tried again, not even on EINTR.
+                Err(error) => {
+                    self.shared.flushes.fetch_add(1, Ordering::Relaxed);
+                    return Err(NotDurable::Flush(error.into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn share_from(&self, source: &std::fs::File, len_bytes: u64, offset_bytes: u64) -> io::Result<()> {
         self.refuse_when_read_only()?;
         let (mut from, mut to) = (0, offset_bytes);
@@ -482,6 +513,11 @@ impl File for ThreadsFile {
 
     fn len_bytes(&self) -> io::Result<u64> {
         length(&self.file)
+    }
+
+    fn gains_from_zeros(&self) -> bool {
+        retry(|| fs::fstatfs(&self.file))
+            .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| WRITE_IN_PLACE.contains(&kind)))
     }
 }
 
@@ -671,6 +707,60 @@ mod tests {
         assert_eq!(file.direct_or_cached(true, transfer).unwrap(), 2);
         assert!(disk.shared.direct_refused.load(Ordering::Relaxed));
         assert!(!fs::fcntl_getfl(&file.file).unwrap().contains(OFlags::DIRECT));
+    }
+
+    /// What the log does: zeros past the page cache while somebody reads beside them, then batches over them in either way.
+    #[test]
+    fn what_is_written_past_the_page_cache_is_read_through_it_and_the_other_way_around() {
+        const PAGES: usize = 64;
+        let (_dir, disk) = disk();
+        let cached = disk.create("a", (PAGES * DIRECT_ALIGN_BYTES) as u64, Access::Cached).unwrap();
+        let direct = disk.open("a", Access::Direct).unwrap();
+        let mut buffer = crate::buffer::AlignedBuffer::zeroed(PAGES * DIRECT_ALIGN_BYTES);
+        let mut expected = vec![0; PAGES * DIRECT_ALIGN_BYTES];
+        let mut seen = expected.clone();
+        cached.read_at(&mut seen, 0).unwrap();
+        direct.write_at(buffer.as_slice(), 0).unwrap();
+        for page in 0..PAGES {
+            let (from, number) = (page * DIRECT_ALIGN_BYTES, u8::try_from(page + 1).unwrap());
+            let bytes = &mut buffer.as_mut_slice()[..DIRECT_ALIGN_BYTES];
+            bytes.fill(number);
+            match page % 4 {
+                0 => cached.write_at(bytes, from as u64).and_then(|()| cached.sync()).unwrap(),
+                // Dirty in the page cache, and then written over past it.
+                1 => {
+                    cached.write_at(&vec![255; 3 * DIRECT_ALIGN_BYTES], from as u64).unwrap();
+                    direct.write_durably_at(bytes, from as u64).unwrap();
+                    expected[from..from + 3 * DIRECT_ALIGN_BYTES].fill(255);
+                }
+                _ => direct.write_durably_at(bytes, from as u64).unwrap(),
+            }
+            expected[from..from + DIRECT_ALIGN_BYTES].fill(number);
+            cached.read_at(&mut seen, 0).unwrap();
+            assert!(seen == expected, "page {page}");
+        }
+        cached.sync().unwrap();
+        direct.read_at(buffer.as_mut_slice(), 0).unwrap();
+        assert!(buffer.as_slice() == expected);
+    }
+
+    #[test]
+    fn a_durable_write_is_one_flush_on_a_file_of_either_access() {
+        let (dir, disk) = disk();
+        for (name, access) in [("a", Access::Cached), ("b", Access::Direct)] {
+            let file = disk.create(name, 2 * DIRECT_ALIGN_BYTES as u64, access).unwrap();
+            let before = disk.counters();
+            let buffer = crate::buffer::AlignedBuffer::zeroed(DIRECT_ALIGN_BYTES);
+            file.write_durably_at(buffer.as_slice(), DIRECT_ALIGN_BYTES as u64).unwrap();
+            let after = disk.counters();
+            assert_eq!(
+                (after.flushes, after.written_bytes),
+                (before.flushes + 1, before.written_bytes + 4096)
+            );
+        }
+        let reader = ThreadsDisk::open_read_only(dir.path()).unwrap();
+        let error = reader.open("a", Access::Direct).unwrap().write_durably_at(&[], 0).unwrap_err();
+        assert!(matches!(error, NotDurable::Write(_)), "nothing was begun that a flush could tell of");
     }
 
     /// One such request made every later look past the page cache one at the page cache, for the whole process.

@@ -31,7 +31,7 @@ use tokio_uring::buf::{BoundedBuf as _, IoBuf, IoBufMut};
 
 use super::threads::{ThreadsDisk, ThreadsFile};
 use super::write::{Buffer, Source, Then, Write, Written};
-use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
+use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError, NotDurable};
 use crate::solo::WRITE_BYTES;
 use crate::sync::{AbortOnPanic, Arc, Mutex, lock, thread};
 
@@ -482,6 +482,10 @@ impl File for UringFile {
         self.file.write_at(bytes, offset_bytes)
     }
 
+    fn write_durably_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<(), NotDurable> {
+        self.file.write_durably_at(bytes, offset_bytes)
+    }
+
     fn begin_write(&self, write: Write) -> Result<(), Write> {
         // A descriptor of its own for each write: a microsecond, and none to keep in mind or to close in time.
         let Ok(fd) = self.file.duplicate() else { return Err(write) };
@@ -512,6 +516,10 @@ impl File for UringFile {
 
     fn len_bytes(&self) -> io::Result<u64> {
         self.file.len_bytes()
+    }
+
+    fn gains_from_zeros(&self) -> bool {
+        self.file.gains_from_zeros()
     }
 }
 

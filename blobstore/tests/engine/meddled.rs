@@ -132,4 +132,8 @@ impl<M: Meddler> File for MeddledFile<M> {
     fn len_bytes(&self) -> io::Result<u64> {
         self.file.len_bytes()
     }
+
+    fn gains_from_zeros(&self) -> bool {
+        self.file.gains_from_zeros()
+    }
 }

@@ -110,4 +110,8 @@ impl File for WatchedFile {
     fn len_bytes(&self) -> io::Result<u64> {
         self.file.len_bytes()
     }
+
+    fn gains_from_zeros(&self) -> bool {
+        self.file.gains_from_zeros()
+    }
 }

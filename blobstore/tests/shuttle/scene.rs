@@ -110,6 +110,10 @@ impl File for SwitchingFile {
     fn len_bytes(&self) -> io::Result<u64> {
         self.0.len_bytes()
     }
+
+    fn gains_from_zeros(&self) -> bool {
+        self.0.gains_from_zeros()
+    }
 }
 
 /// Options without grace time.

@@ -15,6 +15,7 @@ pub(super) struct State {
     pub(super) files: BTreeMap<Inode, FileState>,
     pub(super) folders: BTreeMap<Arc<str>, Folder>,
     pub(super) capacity_bytes: u64,
+    pub(super) gains_from_zeros: bool,
     /// The change that was under way when this copy was taken.
     pub(super) in_flight: Option<Op>,
     pub(super) next_inode: Inode,
