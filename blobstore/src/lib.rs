@@ -44,6 +44,7 @@ mod superblock;
 mod sync;
 mod units;
 mod upload;
+mod zeros;
 
 pub use compaction::{Compacted, LogUse};
 pub use digest::{Algorithm, Digest, DigestError};

@@ -1,5 +1,7 @@
 //! The appender of the main log: queue, group commit, and the step from one segment to the next.
 //!
+//! Batches go past the page cache where there are zeros ahead of the log's end ([`crate::zeros`]), elsewhere through it.
+//!
 //! What must stay true: one batch is in flight at a time, and its waiters are told only after its flush and after the
 //! locator shows it; a failed flush, or a failed write that does not heal (`health.rs`), poisons the store; a new segment
 //! starts only after the old one's seal is durable.
@@ -8,16 +10,16 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::buffer::AlignedBytes;
 use crate::completion::{Completer, Completion, completion};
 use crate::digest::Digest;
-use crate::disk::{Access, File};
+use crate::disk::{Access, File, NotDurable};
 use crate::engine::Engine;
 use crate::error::{Refusal, refusal_of};
 use crate::format::batch::{
-    self, BATCH_BYTES_MAX, BATCH_BYTES_SOFT, BATCH_HEADER_BYTES, Batch, NewRecord, Position,
-    record_bytes_bound,
+    self, BATCH_BYTES_MAX, BATCH_BYTES_SOFT, BATCH_HEADER_BYTES, NewRecord, Position, record_bytes_bound,
 };
-use crate::format::record::Body;
+use crate::format::record::{Body, Record};
 use crate::format::seal::{Place, Seal};
 use crate::format::segment::{Content, HEADER_BYTES, Previous, SegmentHeader};
 use crate::format::superblock::SEGMENT_BYTES_MIN;
@@ -27,10 +29,14 @@ use crate::in_flight::{InFlight, Key};
 use crate::repository::{RepositoryKey, SessionId};
 use crate::segment::table::LogSegment;
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
+use crate::zeros::Zeros;
 
 /// Most bytes that wait in the queue; past it, commits are refused as overloaded. 256 MiB is a hundred milliseconds of a
 /// fast disk, and bounds memory whatever the clients do.
 const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Memory of a batch that is kept for the next one, in bytes at most: what 256 small commits take.
+const SPARE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Room kept at the end of a segment for its seal.
 const SEAL_ROOM_BYTES: u64 = ALIGN_BYTES as u64;
@@ -51,6 +57,7 @@ pub(crate) struct Log {
     pub(crate) writer: Mutex<Writer>,
     /// Held while names of segments are made durable ([`Engine::sync_segment_names`]).
     names: Mutex<()>,
+    zeros: Arc<Zeros>,
 }
 
 #[derive(Default)]
@@ -125,6 +132,8 @@ pub(crate) struct Writer {
     pub(crate) next_lsn: Lsn,
     next_segment: u64,
     time_ms: u64,
+    /// Memory of an earlier batch.
+    spare: AlignedBytes,
 }
 
 #[derive(Debug)]
@@ -141,11 +150,20 @@ pub(crate) type Ticket = Completion<Result<(), Refusal>>;
 
 impl Log {
     pub(crate) fn new(previous: Option<Previous>, next_lsn: Lsn, next_segment: u64, time_ms: u64) -> Log {
+        let writer = Writer {
+            current: None,
+            previous,
+            next_lsn,
+            next_segment,
+            time_ms,
+            spare: AlignedBytes::default(),
+        };
         Log {
             queue: Mutex::default(),
             wake: Condvar::new(),
-            writer: Mutex::new(Writer { current: None, previous, next_lsn, next_segment, time_ms }),
+            writer: Mutex::new(writer),
             names: Mutex::default(),
+            zeros: Arc::default(),
         }
     }
 
@@ -336,8 +354,8 @@ impl Engine {
             waiters.push((group.marks, group.keys, group.done));
         }
         match self.append(writer, records) {
-            Ok((batch, place)) => {
-                for record in &batch.records {
+            Ok((records, place)) => {
+                for record in &records {
                     self.apply(record, place, writer.time_ms);
                 }
                 self.remove_abandoned();
@@ -346,6 +364,7 @@ impl Engine {
                     self.log.leave(&keys);
                     done.complete(Ok(()));
                 }
+                self.write_zeros();
             }
             Err(refusal) => {
                 for (marks, keys, done) in waiters {
@@ -358,26 +377,54 @@ impl Engine {
     }
 
     /// Writes and flushes one batch.
-    fn append(&self, writer: &mut Writer, records: Vec<NewRecord>) -> Result<(Batch, Place), Refusal> {
+    fn append(&self, writer: &mut Writer, records: Vec<NewRecord>) -> Result<(Vec<Record>, Place), Refusal> {
         let time_ms = writer.time_ms;
         let first_lsn = writer.next_lsn;
         let Some(current) = &mut writer.current else { return Err(Refusal::Poisoned) };
         let place = Place { segment: current.id, epoch: self.epoch, offset_bytes: current.offset_bytes };
         let position = Position { place, first_lsn, previous: current.seal, time_ms };
-        let batch = batch::encode(&self.key, position, records);
-        // After a write that was refused nothing is flushed, and the next batch is written over it.
-        let written = current.file.write_at(&batch.bytes, current.offset_bytes).map_err(Failed::log_write);
-        let flushed = written.and_then(|()| current.file.sync().map_err(Failed::flush));
-        flushed.map_err(|failed| self.health.failed(&current.id.log_name(), &failed))?;
+        let batch = batch::encode_into(std::mem::take(&mut writer.spare), &self.key, position, records);
+        let len_bytes = batch.bytes.len() as u64;
+        if let Err(failed) = self.write_batch(current, &batch.bytes) {
+            // What was refused may have left pages that the cache writes out later. They must not come over a batch that went past
+            // the cache: from here on none does.
+            self.log.zeros.end();
+            return Err(self.health.failed(&current.id.log_name(), &failed));
+        }
         // A flush that failed meanwhile may have been of a name that this batch needs, and only one caller was told of it.
         if let Some(refusal) = self.health.refusal() {
             return Err(refusal);
         }
-        current.offset_bytes += batch.bytes.len() as u64;
+        current.offset_bytes += len_bytes;
         current.seal = batch.seal;
         writer.next_lsn += batch.records.len() as u64;
+        if batch.bytes.capacity() <= SPARE_BYTES_MAX {
+            writer.spare = batch.bytes;
+        }
         self.segments.advance(current.id, current.offset_bytes);
-        Ok((batch, place))
+        self.log.zeros.advance(current.offset_bytes);
+        Ok((batch.records, place))
+    }
+
+    fn write_batch(&self, current: &Current, bytes: &[u8]) -> Result<(), Failed> {
+        if let Some(direct) = self.log.zeros.claim(bytes.len() as u64) {
+            return direct.write_durably_at(bytes, current.offset_bytes).map_err(|failed| match failed {
+                NotDurable::Write(error) => Failed::log_write(error),
+                NotDurable::Flush(error) => Failed::flush(error),
+            });
+        }
+        // After a write that was refused nothing is flushed, and the next batch is written over it.
+        current.file.write_at(bytes, current.offset_bytes).map_err(Failed::log_write)?;
+        current.file.sync().map_err(Failed::flush)
+    }
+
+    /// Writes the next zeros ahead of the log's end, on a storage thread, if they are wanted.
+    fn write_zeros(&self) {
+        if self.log.zeros.take_job() {
+            let zeros = Arc::clone(&self.log.zeros);
+            // Nobody waits for it but a batch that comes to the place that it is writing to.
+            drop(self.pool.run(move || zeros.write_piece()));
+        }
     }
 
     fn make_room(&self, writer: &mut Writer, groups: &[Group]) -> Result<(), Refusal> {
@@ -421,6 +468,12 @@ impl Engine {
         let end_bytes = segment.end_bytes;
         self.segments.insert(id, segment);
         let seal = SegmentHeader::seal_of(&bytes);
+        if file.gains_from_zeros()
+            && let Ok(direct) = self.disk.open(&name, Access::Direct)
+        {
+            self.log.zeros.begin(direct, end_bytes, capacity_bytes);
+            self.write_zeros();
+        }
         writer.current = Some(Current { id, file, offset_bytes: end_bytes, capacity_bytes, seal });
         Ok(())
     }
@@ -461,6 +514,8 @@ impl Engine {
             return Ok(());
         }
         self.append(writer, vec![NewRecord { body: Body::Seal, payload: Bytes::new() }])?;
+        // Before anybody cuts the file to its end.
+        self.log.zeros.end();
         if let Some(current) = writer.current.take() {
             self.segments.finish(current.id);
             let (id, end_bytes, seal) = (current.id, current.offset_bytes, current.seal);

@@ -18,6 +18,7 @@ use super::record::{Body, Record};
 use super::seal::{Key, Kind, Place, SEAL_BYTES, Seal};
 use super::wire::Fields;
 use super::{ALIGN_BYTES, Lsn, SegmentId, aligned};
+use crate::buffer::AlignedBytes;
 
 /// Length of a batch header in bytes.
 pub const BATCH_HEADER_BYTES: usize = 128;
@@ -61,8 +62,8 @@ pub struct Position {
 /// A batch ready to be written.
 #[derive(Debug)]
 pub struct Batch {
-    /// Header, records, payloads, padding: what is written.
-    pub bytes: Vec<u8>,
+    /// Header, records, payloads, padding: what is written, at an address that a write past the page cache accepts.
+    pub bytes: AlignedBytes,
     /// The records, with LSN and payload offset set.
     pub records: Vec<Record>,
     /// The batch's seal, for the one behind it.
@@ -83,16 +84,21 @@ pub fn record_bytes_bound(record: &NewRecord) -> usize {
 
 /// Makes a batch.
 pub fn encode(key: &Key, position: Position, new: Vec<NewRecord>) -> Batch {
+    encode_into(AlignedBytes::default(), key, position, new)
+}
+
+/// Makes a batch in the memory of `spare`, where it suffices.
+pub(crate) fn encode_into(spare: AlignedBytes, key: &Key, position: Position, new: Vec<NewRecord>) -> Batch {
     let (mut records, payloads): (Vec<Record>, Vec<Bytes>) = new
         .into_iter()
         .zip(position.first_lsn..)
         .map(|(new, lsn)| (Record { lsn, body: new.body }, new.payload))
         .unzip();
-    let mut bytes = vec![0_u8; BATCH_HEADER_BYTES];
     // Payload offsets are known only when the length of the records is; that does not depend on the offsets.
-    records.iter().for_each(|record| record.encode(&mut bytes));
-    let records_len = bytes.len() - BATCH_HEADER_BYTES;
-    let mut offset = bytes.len();
+    let mut bytes = AlignedBytes::with_room(BATCH_HEADER_BYTES, spare);
+    bytes.append(|out| records.iter().for_each(|record| record.encode(out)));
+    let records_len = bytes.len();
+    let mut offset = BATCH_HEADER_BYTES + records_len;
     for (record, payload) in records.iter_mut().zip(&payloads) {
         if let Some(payload_offset_bytes) = record.body.payload_offset_mut() {
             offset = offset.next_multiple_of(PAYLOAD_ALIGN_BYTES);
@@ -100,18 +106,19 @@ pub fn encode(key: &Key, position: Position, new: Vec<NewRecord>) -> Batch {
             offset += PAYLOAD_HEADER_BYTES + payload.len();
         }
     }
-    bytes.truncate(BATCH_HEADER_BYTES);
-    bytes.reserve(aligned(offset));
-    records.iter().for_each(|record| record.encode(&mut bytes));
+    let len = aligned(offset);
+    assert!(len <= BATCH_BYTES_MAX, "the appender bounds what goes into a batch");
+    bytes = AlignedBytes::with_room(len, bytes);
+    bytes.resize(BATCH_HEADER_BYTES);
+    bytes.append(|out| records.iter().for_each(|record| record.encode(out)));
     for (record, payload) in records.iter().zip(&payloads) {
         if let Body::Blob { digest, payload_offset_bytes, .. } = record.body.said() {
-            bytes.resize(bytes.len().next_multiple_of(PAYLOAD_ALIGN_BYTES), 0);
+            bytes.resize(bytes.len().next_multiple_of(PAYLOAD_ALIGN_BYTES));
             let place = payload_place(position.place, *payload_offset_bytes);
-            PayloadHeader::encode(&mut bytes, key, place, digest, payload);
+            bytes.append(|out| PayloadHeader::encode(out, key, place, digest, payload));
         }
     }
-    bytes.resize(aligned(bytes.len()), 0);
-    assert!(bytes.len() <= BATCH_BYTES_MAX, "the appender bounds what goes into a batch");
+    bytes.resize(len);
     let seal = put_header(&mut bytes, key, position, records_len, records.len(), 0);
     Batch { bytes, records, seal }
 }
@@ -120,10 +127,11 @@ pub fn encode(key: &Key, position: Position, new: Vec<NewRecord>) -> Batch {
 /// says so. Only the header and that record are made; the rest of the range is zeros.
 pub fn encode_repaired(key: &Key, position: Position, len_bytes: u32) -> Batch {
     let record = Record { lsn: position.first_lsn, body: Body::Repaired };
-    let mut bytes = vec![0_u8; BATCH_HEADER_BYTES];
-    record.encode(&mut bytes);
+    let mut bytes = AlignedBytes::with_room(ALIGN_BYTES, AlignedBytes::default());
+    bytes.resize(BATCH_HEADER_BYTES);
+    bytes.append(|out| record.encode(out));
     let records_len = bytes.len() - BATCH_HEADER_BYTES;
-    bytes.resize(ALIGN_BYTES, 0);
+    bytes.resize(ALIGN_BYTES);
     bytes[8..12].copy_from_slice(&len_bytes.to_le_bytes());
     let seal = put_header(&mut bytes, key, position, records_len, 1, FLAG_REPAIRED);
     Batch { bytes, records: vec![record], seal }
@@ -360,7 +368,7 @@ mod tests {
         assert_eq!(decode(&batch.bytes, &key, elsewhere), None);
         let raw = RawBatchHeader::decode(&batch.bytes).unwrap();
         for bit in (0..(BATCH_HEADER_BYTES + raw.records_len) * 8).step_by(5) {
-            let mut damaged = batch.bytes.clone();
+            let mut damaged = batch.bytes.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&damaged, &key, position.place), None, "bit {bit}");
         }
@@ -378,9 +386,9 @@ mod tests {
     #[test]
     fn a_resealed_batch_says_the_same_and_continues_another() {
         let (key, position, batch) = sample();
-        let mut bytes = batch.bytes.clone();
+        let mut bytes = batch.bytes.to_vec();
         assert_eq!(reseal(&mut bytes[..200], &key, position.place, &[8; 32]), None);
-        assert_eq!(bytes, batch.bytes);
+        assert_eq!(bytes, *batch.bytes);
         let seal = reseal(&mut bytes, &key, position.place, &[8; 32]).unwrap();
         let valid = decode(&bytes, &key, position.place).unwrap();
         assert_eq!((valid.records, valid.batch_len), (batch.records, batch.bytes.len()));

@@ -6,7 +6,7 @@
 use taffrail_blobstore::disk::sim::{Call, SimDisk};
 
 use crate::budget::{say, seed};
-use crate::crash::{mix, sweep_on};
+use crate::crash::{disk_of, mix, sweep_on};
 use crate::operation::Op;
 
 /// Commits of every kind: inline, manifest, mount, deletion, a solo file, and a session that has one.
@@ -28,15 +28,17 @@ fn history() -> Vec<Op> {
 /// Sweeps until something is lost; panics when nothing is.
 fn must_be_caught(what: &str, plant: impl Fn(&SimDisk)) {
     let seed = seed();
-    for round in 0..20 {
-        let disk = SimDisk::new();
-        plant(&disk);
-        if let Err(loss) = sweep_on(&disk, &history(), mix(seed, round)) {
-            say(&format!("{what}, round {round}: caught: {loss}"));
-            return;
-        }
+    for kind in 0..2 {
+        let loss = (0..20).find_map(|round| {
+            let disk = disk_of(kind);
+            plant(&disk);
+            sweep_on(&disk, &history(), mix(seed, round)).err().map(|loss| (round, loss))
+        });
+        let Some((round, loss)) = loss else {
+            panic!("{what}, disk {kind}: nothing was found to be lost; TAFFRAIL_SEED={seed}");
+        };
+        say(&format!("{what}, disk {kind}, round {round}: caught: {loss}"));
     }
-    panic!("{what}: nothing was found to be lost; TAFFRAIL_SEED={seed}");
 }
 
 #[test]
@@ -75,6 +77,6 @@ fn an_engine_that_does_not_flush_the_names_of_solo_files_is_caught() {
 fn a_store_on_an_honest_disk_is_not_called_lossy() {
     let seed = seed();
     for round in 0..2 {
-        sweep_on(&SimDisk::new(), &history(), mix(seed, round)).unwrap_or_else(|loss| panic!("{loss}"));
+        sweep_on(&disk_of(round), &history(), mix(seed, round)).unwrap_or_else(|loss| panic!("{loss}"));
     }
 }

@@ -8,6 +8,7 @@ use taffrail_blobstore::disk::sim::SimDisk;
 use taffrail_blobstore::disk::threads::ThreadsDisk;
 
 use crate::budget::{check_one, say, seed};
+use crate::crash::disk_of;
 use crate::operation::{Crashes, Op, history};
 use crate::world::{After, Outcome, World, options};
 
@@ -90,7 +91,7 @@ fn the_engine_agrees_with_the_model_on_a_simulated_disk_that_crashes_between_ope
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for case in 0..SIM_HISTORIES {
         check_one("model", seed + case, &history(HISTORY_LENGTH, Crashes::Between), |history| {
-            let mut world = World::on_sim(&SimDisk::new())?;
+            let mut world = World::on_sim(&disk_of(seed + case))?;
             world.run(history)?;
             world.drop_store();
             survives_loss_of_what_is_derived(&world)?;
@@ -129,7 +130,7 @@ fn the_engine_agrees_with_the_model_when_it_has_threads_of_its_own() {
         check_one("model with threads", seed + case, &history(HISTORY_LENGTH, Crashes::Never), |history| {
             let mut options = options();
             options.threading = with_threads();
-            let disk = SimDisk::new();
+            let disk = disk_of(seed + case);
             run_and_drain(World::new(Arc::new(disk.clone()), Some(disk), options)?, history).map(drop)
         });
     }

@@ -14,7 +14,7 @@ use taffrail_blobstore::{
 
 use crate::budget::{say, seed};
 use crate::catalog::{ALL, content, number, repository, repository_number};
-use crate::crash::mix;
+use crate::crash::{disk_of, mix};
 use crate::operation::Op::{self, *};
 use crate::reference::{GRACE_MS, LEASE_MS, Link};
 use crate::world::{Outcome, ensure, options, wait};
@@ -338,9 +338,9 @@ struct Failing {
     times: u64,
 }
 
-/// Runs the history with the call number `n` of a kind failing; gives what operations were refused for.
-fn run_with(failing: Failing, n: u64, seed: u64) -> Outcome<BTreeSet<&'static str>> {
-    let disk = SimDisk::new();
+/// Runs the history on a disk of that kind with the call number `n` of a kind failing; gives what operations were refused for.
+fn run_with(kind: u64, failing: Failing, n: u64, seed: u64) -> Outcome<BTreeSet<&'static str>> {
+    let disk = disk_of(kind);
     disk.inject(Fault::on(&[failing.call], failing.error).after(n).times(failing.times));
     let mut trial = Trial::on(disk, 1_000_000, BTreeSet::new());
     if let Err(error) = trial.open() {
@@ -380,8 +380,8 @@ fn sweep(calls: &[Call], error: FaultError) -> BTreeSet<&'static str> {
     let seed = seed();
     let mut refused = BTreeSet::new();
     let mut runs = 0;
-    for call in calls {
-        let disk = SimDisk::new();
+    for (call, kind) in calls.iter().flat_map(|call| [(call, 0), (call, 1)]) {
+        let disk = disk_of(kind);
         let mut trial = Trial::on(disk.clone(), 1_000_000, BTreeSet::new());
         trial.open().unwrap();
         for op in history() {
@@ -394,9 +394,9 @@ fn sweep(calls: &[Call], error: FaultError) -> BTreeSet<&'static str> {
         for n in (seed % step..count).step_by(usize::try_from(step).unwrap()) {
             for times in [1, u64::MAX] {
                 let failing = Failing { call: *call, error, times };
-                refused.extend(run_with(failing, n, mix(seed, n)).unwrap_or_else(|broken| {
+                refused.extend(run_with(kind, failing, n, mix(seed, n)).unwrap_or_else(|broken| {
                     panic!(
-                        "{error:?} from {call:?} number {n}, {times} times: {broken}\nTAFFRAIL_SEED={seed}"
+                        "{error:?} from {call:?} number {n}, {times} times, disk {kind}: {broken}\nTAFFRAIL_SEED={seed}"
                     )
                 }));
                 runs += 1;

@@ -38,3 +38,4 @@ mod sessions;
 mod snapshot;
 mod watched;
 mod world;
+mod zeros;

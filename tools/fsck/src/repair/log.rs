@@ -100,9 +100,8 @@ fn given_up(
 ) -> Option<(u64, Vec<u8>)> {
     let len = end_bytes.checked_sub(place.offset_bytes).filter(|len| *len > 0)?;
     let position = Position { place, first_lsn, previous, time_ms };
-    let mut bytes = encode_repaired(key, position, u32::try_from(len).ok()?).bytes;
-    bytes.truncate(REPAIRED_BYTES);
-    Some((place.offset_bytes, bytes))
+    let bytes = encode_repaired(key, position, u32::try_from(len).ok()?).bytes;
+    Some((place.offset_bytes, bytes.get(..REPAIRED_BYTES)?.to_vec()))
 }
 
 fn mend(
