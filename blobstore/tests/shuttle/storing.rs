@@ -131,3 +131,34 @@ fn a_push_that_meets_the_scrub_s_find_is_served_once_it_is_acknowledged_after_it
         read(&after_power_loss(&disk, 1), repository(0), &small()).unwrap();
     });
 }
+
+/// Zeros that came over a batch would undo it, and a piece under way when its segment is cut would make the file long again.
+#[test]
+fn commits_over_zeros_and_beside_them_are_there_and_their_segments_end_where_they_end() {
+    let image = prepared(|_| {});
+    image.set_gains_from_zeros();
+    // The second one is longer than the zeros that there can be for it.
+    let blobs = [blob(10, 500), blob(11, 700_000), blob(12, 500), blob(13, 600_000)];
+    check("commits against zeros", move || {
+        let disk = image.fork();
+        let store = Arc::new(open(&disk, 0));
+        let putting = {
+            let (store, blobs) = (Arc::clone(&store), blobs.clone());
+            thread::spawn(move || assert!(blobs[2..].iter().all(|blob| put(&store, repository(1), blob))))
+        };
+        assert!(blobs[..2].iter().all(|blob| put(&store, repository(0), blob)));
+        putting.join().unwrap();
+        for (number, blob) in blobs.iter().enumerate() {
+            read(&store, repository(u64::from(number >= 2)), blob).unwrap();
+        }
+        Arc::into_inner(store).unwrap().close().unwrap();
+        for (name, _) in disk.files().into_iter().filter(|(name, _)| name.starts_with("log/")) {
+            let contents = disk.contents(&name).unwrap();
+            assert!(contents[contents.len() - 4096..].iter().any(|byte| *byte != 0), "{name} ends with zeros");
+        }
+        let store = after_power_loss(&disk, 1);
+        for (number, blob) in blobs.iter().enumerate() {
+            read(&store, repository(u64::from(number >= 2)), blob).unwrap();
+        }
+    });
+}
