@@ -23,8 +23,9 @@ const PIECE_BYTES: u64 = 512 * 1024;
 /// wait behind uploads. Also what an idle store has written for nothing.
 const AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// A batch longer than this, in bytes, asks for no more zeros: writing it twice would cost more than the journal does.
-const BATCH_BYTES_MAX: u64 = 512 * 1024;
+/// A batch longer than this, in bytes, asks for no more zeros: writing it twice would cost more than the journal does. It takes 55 of the
+/// smallest commits, and is less than what compaction copies at once, which is to write each byte once.
+const BATCH_BYTES_MAX: u64 = 256 * 1024;
 
 const _: () = assert!(PIECE_BYTES.is_multiple_of(ALIGN_BYTES as u64) && PIECE_BYTES <= AHEAD_BYTES_MAX);
 

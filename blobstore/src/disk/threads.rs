@@ -709,41 +709,6 @@ mod tests {
         assert!(!fs::fcntl_getfl(&file.file).unwrap().contains(OFlags::DIRECT));
     }
 
-    /// What the log does: zeros past the page cache while somebody reads beside them, then batches over them in either way.
-    #[test]
-    fn what_is_written_past_the_page_cache_is_read_through_it_and_the_other_way_around() {
-        const PAGES: usize = 64;
-        let (_dir, disk) = disk();
-        let cached = disk.create("a", (PAGES * DIRECT_ALIGN_BYTES) as u64, Access::Cached).unwrap();
-        let direct = disk.open("a", Access::Direct).unwrap();
-        let mut buffer = crate::buffer::AlignedBuffer::zeroed(PAGES * DIRECT_ALIGN_BYTES);
-        let mut expected = vec![0; PAGES * DIRECT_ALIGN_BYTES];
-        let mut seen = expected.clone();
-        cached.read_at(&mut seen, 0).unwrap();
-        direct.write_at(buffer.as_slice(), 0).unwrap();
-        for page in 0..PAGES {
-            let (from, number) = (page * DIRECT_ALIGN_BYTES, u8::try_from(page + 1).unwrap());
-            let bytes = &mut buffer.as_mut_slice()[..DIRECT_ALIGN_BYTES];
-            bytes.fill(number);
-            match page % 4 {
-                0 => cached.write_at(bytes, from as u64).and_then(|()| cached.sync()).unwrap(),
-                // Dirty in the page cache, and then written over past it.
-                1 => {
-                    cached.write_at(&vec![255; 3 * DIRECT_ALIGN_BYTES], from as u64).unwrap();
-                    direct.write_durably_at(bytes, from as u64).unwrap();
-                    expected[from..from + 3 * DIRECT_ALIGN_BYTES].fill(255);
-                }
-                _ => direct.write_durably_at(bytes, from as u64).unwrap(),
-            }
-            expected[from..from + DIRECT_ALIGN_BYTES].fill(number);
-            cached.read_at(&mut seen, 0).unwrap();
-            assert!(seen == expected, "page {page}");
-        }
-        cached.sync().unwrap();
-        direct.read_at(buffer.as_mut_slice(), 0).unwrap();
-        assert!(buffer.as_slice() == expected);
-    }
-
     #[test]
     fn a_durable_write_is_one_flush_on_a_file_of_either_access() {
         let (dir, disk) = disk();

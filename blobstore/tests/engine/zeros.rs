@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use taffrail_blobstore::disk::sim::{Call, Fault, FaultError, SimDisk};
 use taffrail_blobstore::disk::threads::ThreadsDisk;
-use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError};
+use taffrail_blobstore::disk::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
 use taffrail_blobstore::{Algorithm, Digest, Options, PutError, RepositoryKey, Store, StoreState, Threading};
 
 use crate::catalog::noise;
@@ -335,6 +335,42 @@ fn a_segment_is_cut_when_nobody_writes_zeros_to_it() {
         let last = contents[contents.len() - 4096..].iter().any(|byte| *byte != 0);
         assert!(last, "{name} of {len_bytes} bytes ends with zeros");
     }
+}
+
+/// What the log does: zeros past the page cache while somebody reads beside them, then batches over them in either way.
+#[test]
+fn what_is_written_past_the_page_cache_is_read_through_it_and_the_other_way_around() {
+    const PAGES: usize = 64;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = ThreadsDisk::open(folder.path()).unwrap();
+    let cached = disk.create("a", (PAGES * DIRECT_ALIGN_BYTES) as u64, Access::Cached).unwrap();
+    let direct = disk.open("a", Access::Direct).unwrap();
+    let mut buffer = disk.lend(PAGES * DIRECT_ALIGN_BYTES);
+    let mut expected = vec![0; PAGES * DIRECT_ALIGN_BYTES];
+    let mut seen = expected.clone();
+    cached.read_at(&mut seen, 0).unwrap();
+    direct.write_at(buffer.as_slice(), 0).unwrap();
+    for page in 0..PAGES {
+        let (from, number) = (page * DIRECT_ALIGN_BYTES, u8::try_from(page + 1).unwrap());
+        let bytes = &mut buffer.as_mut_slice()[..DIRECT_ALIGN_BYTES];
+        bytes.fill(number);
+        match page % 4 {
+            0 => cached.write_at(bytes, from as u64).and_then(|()| cached.sync()).unwrap(),
+            // Dirty in the page cache, and then written over past it.
+            1 => {
+                cached.write_at(&vec![255; 3 * DIRECT_ALIGN_BYTES], from as u64).unwrap();
+                direct.write_durably_at(bytes, from as u64).unwrap();
+                expected[from..from + 3 * DIRECT_ALIGN_BYTES].fill(255);
+            }
+            _ => direct.write_durably_at(bytes, from as u64).unwrap(),
+        }
+        expected[from..from + DIRECT_ALIGN_BYTES].fill(number);
+        cached.read_at(&mut seen, 0).unwrap();
+        assert!(seen == expected, "page {page}");
+    }
+    cached.sync().unwrap();
+    direct.read_at(buffer.as_mut_slice(), 0).unwrap();
+    assert!(buffer.as_slice() == expected);
 }
 
 /// Reads of what is in the page cache, beside writes past it.

@@ -154,7 +154,10 @@ fn commits_over_zeros_and_beside_them_are_there_and_their_segments_end_where_the
         Arc::into_inner(store).unwrap().close().unwrap();
         for (name, _) in disk.files().into_iter().filter(|(name, _)| name.starts_with("log/")) {
             let contents = disk.contents(&name).unwrap();
-            assert!(contents[contents.len() - 4096..].iter().any(|byte| *byte != 0), "{name} ends with zeros");
+            assert!(
+                contents[contents.len() - 4096..].iter().any(|byte| *byte != 0),
+                "{name} ends with zeros"
+            );
         }
         let store = after_power_loss(&disk, 1);
         for (number, blob) in blobs.iter().enumerate() {
