@@ -1,8 +1,8 @@
 //! Storage threads: where blocking disk calls run, so that no caller's thread ever waits for a disk.
 //!
 //! The queue is bounded by its users: an upload has at most [`crate::solo::IN_FLIGHT_MAX`] writes and a flush in it, a reader one block
-//! and two runs ahead, a commit one file sync. A write that the disk takes without a thread ([`File::begin_write`]) takes none. With no
-//! threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
+//! and two runs ahead, a commit one file sync, the log one piece of zeros. A write that the disk takes without a thread
+//! ([`File::begin_write`]) takes none. With no threads ([`Pool::inline`]) every job runs at once on the caller's thread, which makes
 //! the engine deterministic.
 
 use std::collections::VecDeque;

@@ -169,7 +169,7 @@ pub enum LockError {
 /// What a disk did since it was made. Flushes are what pushes are judged by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Calls of [`File::sync`] and [`Disk::sync_dir`] that returned.
+    /// Calls of [`File::sync`], [`File::write_durably_at`] and [`Disk::sync_dir`] that returned.
     pub flushes: u64,
     /// Bytes written.
     pub written_bytes: u64,

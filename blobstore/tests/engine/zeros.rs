@@ -321,15 +321,15 @@ fn a_flush_that_fails_past_the_page_cache_poisons() {
 fn a_segment_is_cut_when_nobody_writes_zeros_to_it() {
     let sim = gaining();
     let (disk, notes) = Noting::on(Arc::new(sim.clone()));
-    let store = open(Arc::clone(&disk), 1 << 20, Threading::Pool { storage_threads: 2 });
-    // Segments are left with much room: a longer batch than fits comes next.
-    for number in 0..60 {
-        put(&store, number, if number % 2 == 0 { SMALL_BYTES } else { 600_000 }).unwrap();
+    for number in 0..40 {
+        let store = open(Arc::clone(&disk), 4 << 20, Threading::Pool { storage_threads: 2 });
+        // Each asks for a piece, the last one just before its segment ends.
+        (0..3).for_each(|part| put(&store, 3 * number + part, SMALL_BYTES).unwrap());
+        store.close().unwrap();
     }
-    store.close().unwrap();
     assert_eq!(notes.hasty_cuts.load(Ordering::SeqCst), 0);
     let (_, zeros) = notes.take();
-    assert!(zeros.len() > 20, "{} pieces", zeros.len());
+    assert!(zeros.len() > 40, "{} pieces", zeros.len());
     for (name, len_bytes) in sim.files().into_iter().filter(|(name, _)| name.starts_with("log/")) {
         let contents = sim.contents(&name).unwrap();
         let last = contents[contents.len() - 4096..].iter().any(|byte| *byte != 0);
