@@ -16,15 +16,15 @@ use crate::format::ALIGN_BYTES;
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
 
 /// Bytes of one piece. The first commit over a new piece waits for the journal, which learns of the piece with it: this is one in 64 of
-/// the smallest commits.
+/// the smallest commits. With longer pieces there are fewer that wait, and they wait longer.
 const PIECE_BYTES: u64 = 512 * 1024;
 
 /// Zeros are written at most so far ahead of the end of the log, in bytes: what commits of 64 writers take in 30 ms, as long as a job may
 /// wait behind uploads. Also what an idle store has written for nothing.
 const AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// A batch longer than this, in bytes, asks for no more zeros: writing it twice would cost more than the journal does. It takes 55 of the
-/// smallest commits, and is less than what compaction copies at once, which is to write each byte once.
+/// A batch longer than this, in bytes, asks for no more zeros: the longer it is, the less of its time is the journal's, and it would be written
+/// twice. So much is 55 commits of 4 KiB, and less than what compaction copies at once, which is to write each byte once.
 const BATCH_BYTES_MAX: u64 = 256 * 1024;
 
 const _: () = assert!(PIECE_BYTES.is_multiple_of(ALIGN_BYTES as u64) && PIECE_BYTES <= AHEAD_BYTES_MAX);
