@@ -19,8 +19,8 @@ const TRACE_DEADLINE: Duration = Duration::from_secs(10);
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// The calls that make the disk durable.
-const FLUSHES: [&str; 5] = ["fsync", "fdatasync", "syncfs", "sync", "msync"];
+/// The calls that make the disk durable. The last one may also be a plain write; the engine uses it for durable ones alone.
+const FLUSHES: [&str; 6] = ["fsync", "fdatasync", "syncfs", "sync", "msync", "pwritev2"];
 
 /// Numbers of rounds that do not count begin here.
 const UNCOUNTED_ROUND: u32 = 1 << 20;

@@ -52,7 +52,7 @@ pub(crate) struct Sample {
     pub(crate) client_cpu_sec: f64,
     /// Highest `RssAnon` seen.
     pub(crate) memory_kib: Option<u64>,
-    /// `fsync` and `fdatasync` calls, where they were counted.
+    /// Calls of `fsync`, `fdatasync` and their like, where they were counted.
     pub(crate) flushes: Option<u64>,
     /// A figure of its own that a row compares, such as one latency over another.
     pub(crate) extra: Option<f64>,

@@ -32,19 +32,27 @@ const PUSHES_AFTER: u64 = 6;
 /// One in so many blobs is large enough for a file of its own.
 const LARGE_ONE_IN: u64 = 4;
 
-/// Which flush fails: the one of that number that a thread does of that file of the store.
+/// Which flush fails: the one of that number that a thread does by that call of that file of the store.
 struct Strike {
+    call: &'static str,
     file: &'static str,
     number: u32,
 }
 
-/// The log's first segment: its header, its first batch, one of many. And the first large blob's own file, which nobody
+/// A flush of what was written before.
+const FLUSH: &str = "fdatasync";
+/// A write that is durable when it returns, as batches are written over zeros.
+const DURABLE_WRITE: &str = "pwritev2";
+
+/// The log's first segment: its header, its first batch, one of many, in either way. And the first large blob's own file, which nobody
 /// else's bytes depend on; a failed flush poisons all the same.
-const STRIKES: [Strike; 4] = [
-    Strike { file: "log/0000000000000001.seg", number: 1 },
-    Strike { file: "log/0000000000000001.seg", number: 2 },
-    Strike { file: "log/0000000000000001.seg", number: 12 },
-    Strike { file: "solo/01/0000000100000001.seg", number: 1 },
+const STRIKES: [Strike; 6] = [
+    Strike { call: FLUSH, file: "log/0000000000000001.seg", number: 1 },
+    Strike { call: FLUSH, file: "log/0000000000000001.seg", number: 2 },
+    Strike { call: FLUSH, file: "log/0000000000000001.seg", number: 12 },
+    Strike { call: DURABLE_WRITE, file: "log/0000000000000001.seg", number: 1 },
+    Strike { call: DURABLE_WRITE, file: "log/0000000000000001.seg", number: 12 },
+    Strike { call: FLUSH, file: "solo/01/0000000100000001.seg", number: 1 },
 ];
 
 #[test]
@@ -53,7 +61,7 @@ fn a_failed_flush_ends_all_acknowledgements_and_loses_none() -> Result<()> {
         return Ok(());
     }
     for strike in &STRIKES {
-        poison(strike).with_context(|| format!("flush {} of {}", strike.number, strike.file))?;
+        poison(strike).with_context(|| format!("{} {} of {}", strike.call, strike.number, strike.file))?;
     }
     Ok(())
 }
@@ -61,21 +69,24 @@ fn a_failed_flush_ends_all_acknowledgements_and_loses_none() -> Result<()> {
 fn poison(strike: &Strike) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let data_dir = scratch.path().join("data");
-    let wrapper = failing(&data_dir.join("store").join(strike.file), strike.number)?;
+    let wrapper = failing(&data_dir.join("store").join(strike.file), strike)?;
     let options = Options { data_dir: Some(data_dir.clone()), wrapper, ..Options::default() };
     let mut server = Server::start_with(options.key("server", "drain_secs", DRAIN_SECS))?;
     let admin = server.admin()?;
 
     let mut acknowledged = Vec::new();
-    let failed = (0..PUSHES_MAX)
-        .find_map(|number| match push(&admin, number) {
-            Ok((201, digest)) => {
-                acknowledged.push(digest);
-                None
-            }
-            other => Some(other),
-        })
-        .context("no flush failed")??;
+    let failed = (0..PUSHES_MAX).find_map(|number| match push(&admin, number) {
+        Ok((201, digest)) => {
+            acknowledged.push(digest);
+            None
+        }
+        other => Some(other),
+    });
+    if failed.is_none() && strike.call == DURABLE_WRITE {
+        say("poison: no write was to be durable by itself: the file system gains nothing from zeros");
+        return Ok(());
+    }
+    let failed = failed.context("no flush failed")??;
     ensure!(failed.0 == 503, "the push whose flush failed answered {}", failed.0);
     for number in 0..PUSHES_AFTER {
         let (status, _) = push(&admin, PUSHES_MAX + number)?;
@@ -98,7 +109,8 @@ fn poison(strike: &Strike) -> Result<()> {
         ensure!(missing(&admin, &[digest])?.is_empty(), "a new blob is not there");
     }
     say(&format!(
-        "poison: flush {} of {} failed after {} acknowledged; none lost, none acknowledged after",
+        "poison: {} {} of {} failed after {} acknowledged; none lost, none acknowledged after",
+        strike.call,
         strike.number,
         strike.file,
         acknowledged.len()
@@ -106,14 +118,19 @@ fn poison(strike: &Strike) -> Result<()> {
     Ok(())
 }
 
-/// A command line under which the flush of that number of `file` fails, by any one thread, and all others are done.
-fn failing(file: &Path, number: u32) -> Result<Vec<String>> {
+/// A command line under which that flush of `file` fails, by any one thread, and all others are done. Where one of several is to fail, all are
+/// of one kind: a durable write that is refused is made by a write and a flush.
+fn failing(file: &Path, strike: &Strike) -> Result<Vec<String>> {
     let strace = tools::find("strace")?;
     let (strace, file) = (strace.to_string_lossy().into_owned(), file.to_string_lossy().into_owned());
-    let inject = format!("inject=fdatasync:error=EIO:when={number}");
-    let line =
-        ["-D", "-f", "-qq", "-o", "/dev/null", "-P", &file, "-e", "trace=fdatasync", "-e", &inject, "--"];
-    Ok(std::iter::once(strace).chain(line.map(str::to_owned)).collect())
+    let fails = format!("inject={}:error=EIO:when={}", strike.call, strike.number);
+    let mut line = vec![strace.as_str(), "-D", "-f", "-qq", "-o", "/dev/null", "-P", &file];
+    line.extend(["-e", "trace=fdatasync,pwritev2", "-e", &fails]);
+    if strike.call == FLUSH {
+        line.extend(["-e", "inject=pwritev2:error=EOPNOTSUPP"]);
+    }
+    line.push("--");
+    Ok(line.into_iter().map(str::to_owned).collect())
 }
 
 /// Pushes a blob in one request; gives the status and the digest.

@@ -37,8 +37,9 @@ const NO_RING: &str = "io_uring cannot be set up";
 /// Rounds in which the control has to lose something; one is nearly always enough.
 const CONTROL_ROUNDS_MAX: u64 = 5;
 
-/// Every way of asking for durability, answered with success and not done. `-D` keeps the child's id the server's.
-const NO_SYNC: [&str; 11] = [
+/// Every way of asking for durability, answered with success and not done; a write that is to be durable by itself is refused, and made
+/// by a write and a flush. `-D` keeps the child's id the server's.
+const NO_SYNC: [&str; 13] = [
     "-D",
     "-f",
     "-qq",
@@ -46,7 +47,9 @@ const NO_SYNC: [&str; 11] = [
     "/dev/null",
     "--seccomp-bpf",
     "-e",
-    "trace=fsync,fdatasync,sync_file_range,syncfs,sync,msync",
+    "trace=fsync,fdatasync,pwritev2,sync_file_range,syncfs,sync,msync",
+    "-e",
+    "inject=pwritev2:error=EOPNOTSUPP",
     "-e",
     "inject=fsync,fdatasync,sync_file_range,syncfs,sync,msync:retval=0",
     "--",

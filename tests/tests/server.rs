@@ -448,7 +448,7 @@ fn a_push_of_one_small_layer_costs_at_most_four_flushes() -> Result<()> {
         // Writes the file's path beside its number.
         "-y",
         "-e",
-        "trace=fsync,fdatasync,sync_file_range,syncfs,msync",
+        "trace=fsync,fdatasync,pwritev2,sync_file_range,syncfs,msync",
         "-o",
         trace.to_string_lossy().as_ref(),
         "--",
@@ -478,7 +478,8 @@ fn a_push_of_one_small_layer_costs_at_most_four_flushes() -> Result<()> {
 /// Flushes in a trace so far: those of the engine's store, and all others, which are the catalog's.
 fn flushes(trace: &std::path::Path) -> Result<(usize, usize)> {
     let text = std::fs::read_to_string(trace)?;
-    let calls = text.lines().filter(|line| line.contains("sync") && line.contains("</"));
+    let is_flush = |line: &&str| line.contains("sync") || line.contains("RWF_DSYNC");
+    let calls = text.lines().filter(is_flush).filter(|line| line.contains("</"));
     let (engine, catalog): (Vec<&str>, Vec<&str>) = calls.partition(|line| line.contains("/store/"));
     Ok((engine.len(), catalog.len()))
 }
