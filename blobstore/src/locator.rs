@@ -9,6 +9,7 @@
 //! had is an error, never an absence.
 
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::digest::{Algorithm, Digest};
@@ -235,6 +236,13 @@ pub(crate) struct Shard {
     pub(crate) unlinking: HashMap<(RepositoryKey, Digest), u32>,
 }
 
+/// What a partition has of a blob.
+fn stored_in(partition: Option<&Partition>, digest: &Digest) -> Result<Option<Blob>, PageError> {
+    let Some(partition) = partition else { return Ok(None) };
+    let stored = partition.find(digest)?;
+    stored.map(|stored| Blob::of(&stored, partition)).transpose()
+}
+
 /// A shard as it was at one moment.
 pub(crate) struct Snapshot {
     pub(crate) partition: Option<Arc<Partition>>,
@@ -315,22 +323,21 @@ impl Shard {
     }
 
     fn find_stored(&self, digest: &Digest) -> Result<Option<Blob>, PageError> {
-        let Some(partition) = &self.partition else { return Ok(None) };
-        let stored = partition.find(digest)?;
-        stored.map(|stored| Blob::of(&stored, partition)).transpose()
+        stored_in(self.partition.as_deref(), digest)
     }
 
     /// The blob, to be changed.
     pub(crate) fn edit(&mut self, digest: &Digest) -> Result<Option<&mut Blob>, PageError> {
-        if !self.delta.contains_key(digest) {
-            let Some(blob) = self.find_stored(digest)? else { return Ok(None) };
-            self.delta.insert(*digest, Slot { stamp: 0, blob: Some(blob) });
-        }
+        let slot = match self.delta.entry(*digest) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => {
+                let Some(blob) = stored_in(self.partition.as_deref(), digest)? else { return Ok(None) };
+                place.insert(Slot { stamp: 0, blob: Some(blob) })
+            }
+        };
         self.stamp += 1;
-        Ok(self.delta.get_mut(digest).and_then(|slot| {
-            slot.stamp = self.stamp;
-            slot.blob.as_mut()
-        }))
+        slot.stamp = self.stamp;
+        Ok(slot.blob.as_mut())
     }
 
     /// The blob to be changed, or a new one that a record in `segment` speaks of.
@@ -339,12 +346,14 @@ impl Shard {
         digest: &Digest,
         segment: SegmentId,
     ) -> Result<&mut Blob, PageError> {
-        if !self.delta.contains_key(digest) {
-            let blob = self.find_stored(digest)?;
-            self.delta.insert(*digest, Slot { stamp: 0, blob });
-        }
+        let slot = match self.delta.entry(*digest) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => {
+                let blob = stored_in(self.partition.as_deref(), digest)?;
+                place.insert(Slot { stamp: 0, blob })
+            }
+        };
         self.stamp += 1;
-        let slot = self.delta.entry(*digest).or_insert(Slot { stamp: 0, blob: None });
         slot.stamp = self.stamp;
         Ok(slot.blob.get_or_insert_with(|| Blob::new(segment)))
     }
@@ -520,6 +529,17 @@ impl Locator {
             total.bytes += shard.tally.bytes;
             total.links += shard.tally.links;
             total.garbage += shard.tally.garbage;
+        }
+        total
+    }
+
+    /// What blobs and links take of each log segment.
+    pub(crate) fn live(&self) -> BTreeMap<SegmentId, Live> {
+        let mut total: BTreeMap<SegmentId, Live> = BTreeMap::new();
+        for index in 0..SHARDS {
+            for (segment, live) in &self.shard(index).tally.live {
+                total.entry(*segment).or_default().add(*live);
+            }
         }
         total
     }

@@ -28,6 +28,7 @@ use crate::options::{Options, Threading};
 use crate::pool::Pool;
 use crate::quarantine::Quarantine;
 use crate::recent::Recent;
+use crate::replay::Appliers;
 use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
 use crate::segment::table::{LogSegment, Table};
@@ -295,18 +296,33 @@ impl Engine {
     }
 
     fn replay(
-        &self,
+        &mut self,
         stored: &Superblock,
         found: &BTreeMap<SegmentId, OnDisk>,
         damage: &mut Vec<Damage>,
     ) -> Result<End, OpenError> {
-        for segment in found.values() {
-            self.insert_segment(segment)?;
-        }
+        found.values().try_for_each(|segment| self.insert_segment(segment))?;
         let checkpoint = match stored.checkpoint {
             0 => None,
             number => self.load_checkpoint(number).map_err(OpenError::io(INDEX_FOLDER))?,
         };
+        if stored.checkpoint != 0 && checkpoint.is_none() {
+            self.forget_everything();
+            found.values().try_for_each(|segment| self.insert_segment(segment))?;
+        }
+        let engine = &*self;
+        engine.with_appliers(|appliers| engine.replay_log(stored, found, checkpoint, appliers, damage))
+    }
+
+    /// Replays the log behind the checkpoint, or all of it.
+    fn replay_log(
+        &self,
+        stored: &Superblock,
+        found: &BTreeMap<SegmentId, OnDisk>,
+        checkpoint: Option<CheckpointHeader>,
+        appliers: &mut Appliers<'_>,
+        damage: &mut Vec<Damage>,
+    ) -> Result<End, OpenError> {
         self.checkpoint_was_lost.store(stored.checkpoint != 0 && checkpoint.is_none(), Ordering::Release);
         let mut end = End { previous: None, next_lsn: 1, time_ms: 0, records: 0 };
         if let Some(checkpoint) = &checkpoint {
@@ -324,13 +340,23 @@ impl Engine {
                 missing.insert(previous.id);
             }
             let stated = stated.filter(|previous| previous.id == segment.header.id);
-            self.replay_segment(segment, stated, next.is_none(), checkpoint.as_ref(), &mut end, damage)
-                .map_err(|error| OpenError::Io { name: segment.header.id.log_name(), error })?;
+            self.replay_segment(
+                segment,
+                stated,
+                next.is_none(),
+                checkpoint.as_ref(),
+                appliers,
+                &mut end,
+                damage,
+            )
+            .map_err(|error| OpenError::Io { name: segment.header.id.log_name(), error })?;
         }
         // The segment that a checkpoint goes on from cannot have been dropped.
         missing.extend(checkpoint.as_ref().map(|it| it.replay_segment).filter(|id| !found.contains_key(id)));
         let dropped = self.segments.dropped();
         damage.extend(missing.difference(&dropped).map(|segment| Damage::Missing { segment: *segment }));
+        appliers.wait();
+        self.locator.live().into_iter().for_each(|(segment, live)| self.segments.add_live(segment, live));
         let replay_from = checkpoint.map_or(0, |checkpoint| checkpoint.replay_segment.0);
         self.replay_from.store(replay_from, Ordering::Release);
         Ok(end)
@@ -343,6 +369,7 @@ impl Engine {
         stated: Option<Previous>,
         last: bool,
         checkpoint: Option<&CheckpointHeader>,
+        appliers: &mut Appliers<'_>,
         end: &mut End,
         damage: &mut Vec<Damage>,
     ) -> io::Result<()> {
@@ -364,7 +391,7 @@ impl Engine {
             match scan.next_found()? {
                 Found::Batch(batch) => {
                     if let Some((ready, _)) = held.take() {
-                        self.apply_batch(&ready, end);
+                        self.apply_batch(ready, appliers, end);
                     }
                     held = Some((batch, seal_before));
                     seal_before = scan.seal();
@@ -377,7 +404,7 @@ impl Engine {
                         if last && is_torn(&*segment.file, &self.key, &batch)? {
                             break (batch.place.offset_bytes, seal_before);
                         }
-                        self.apply_batch(&batch, end);
+                        self.apply_batch(batch, appliers, end);
                     }
                     break (at_bytes, scan.seal());
                 }
@@ -394,18 +421,17 @@ impl Engine {
         Ok(())
     }
 
-    fn apply_batch(&self, batch: &ValidBatch, end: &mut End) {
-        for record in &batch.records {
-            self.apply(record, batch.place, batch.time_ms);
-        }
+    fn apply_batch(&self, batch: ValidBatch, appliers: &mut Appliers<'_>, end: &mut End) {
         end.next_lsn = end.next_lsn.max(batch.first_lsn + batch.records.len() as u64);
         end.time_ms = end.time_ms.max(batch.time_ms);
         end.records += batch.records.len();
+        appliers.apply(batch);
         // Tests that ask for small deltas want them small here, too.
         let (blobs_max, records_max) =
             self.options.index_delta_max.map_or((SPILL_BLOBS, SPILL_CHECK_RECORDS), |blobs| (blobs, 1));
         if end.records >= records_max {
             end.records = 0;
+            appliers.wait();
             let is_long = |index: &usize| self.locator.shard(*index).delta_len() > blobs_max;
             let long: Vec<usize> = (0..SHARDS).filter(is_long).collect();
             if !long.is_empty() {
