@@ -87,6 +87,8 @@ pub(crate) struct Engine {
     /// Whether the checkpoint that the superblock names could not be read at the opening. The first new one goes into both superblocks:
     /// nothing must speak of the lost one any more.
     pub(crate) checkpoint_was_lost: AtomicBool,
+    /// Whether a replay could not be sorted, because its scratch file failed.
+    pub(crate) replay_unsorted: AtomicBool,
     /// Number of the next partition.
     pub(crate) next_partition: AtomicU64,
     /// The partitions of the newest checkpoint.

@@ -228,6 +228,8 @@ pub(crate) struct Shard {
     partition: Option<Arc<Partition>>,
     pub(crate) tally: Tally,
     stamp: u64,
+    /// Links that were brought in from the partition since it was written.
+    ground_links: usize,
     /// Whether a partition is being made of what the shard was: what goes meanwhile must be remembered as gone.
     is_merging: bool,
     /// How many manifests on their way into the catalog need the link.
@@ -332,6 +334,7 @@ impl Shard {
             Entry::Occupied(held) => held.into_mut(),
             Entry::Vacant(place) => {
                 let Some(blob) = stored_in(self.partition.as_deref(), digest)? else { return Ok(None) };
+                self.ground_links += blob.links.len();
                 place.insert(Slot { stamp: 0, blob: Some(blob) })
             }
         };
@@ -350,6 +353,7 @@ impl Shard {
             Entry::Occupied(held) => held.into_mut(),
             Entry::Vacant(place) => {
                 let blob = stored_in(self.partition.as_deref(), digest)?;
+                self.ground_links += blob.as_ref().map_or(0, |blob| blob.links.len());
                 place.insert(Slot { stamp: 0, blob })
             }
         };
@@ -387,6 +391,32 @@ impl Shard {
         (self.partition, self.tally) = (partition, tally);
     }
 
+    /// The delta, taken out to become a partition while nobody else looks at the shard.
+    pub(crate) fn take_delta(&mut self) -> Snapshot {
+        let delta =
+            std::mem::take(&mut self.delta).into_iter().map(|(digest, slot)| (digest, slot.blob)).collect();
+        self.ground_links = 0;
+        Snapshot { partition: self.partition.clone(), tally: Tally::default(), delta, stamp: self.stamp }
+    }
+
+    /// Goes over to the partition that was made of it, and takes back what that cannot have; without one, all.
+    pub(crate) fn end_spill(&mut self, made: Option<Arc<Partition>>, taken: Snapshot) {
+        let is_made = made.is_some();
+        let stays = |blob: &Option<Blob>| !is_made || blob.as_ref().is_some_and(Blob::is_marked);
+        let slots = taken.delta.into_iter().filter(|(_, blob)| stays(blob));
+        self.delta.extend(slots.map(|(digest, blob)| (digest, Slot { stamp: taken.stamp, blob })));
+        if is_made {
+            self.partition = made;
+        }
+    }
+
+    /// What the delta takes, in bytes, when so many records came since it was empty: rather too high an estimate.
+    pub(crate) fn delta_bytes(&self, records: usize) -> usize {
+        // A table has room for half as many again, and so has a list of links.
+        let slots = self.delta.len() * size_of::<(Digest, Slot)>() * 3 / 2;
+        slots + (self.ground_links + records) * size_of::<Link>() * 3 / 2
+    }
+
     /// How much changed since the partition was written.
     pub(crate) fn delta_len(&self) -> usize {
         self.delta.len()
@@ -420,6 +450,7 @@ impl Shard {
             self.delta
                 .retain(|_, slot| slot.stamp > stamp || slot.blob.as_ref().is_some_and(Blob::is_marked));
             self.delta.shrink_to_fit();
+            self.ground_links = 0;
         }
     }
 }

@@ -140,7 +140,7 @@ impl Partition {
     /// much at each step until it is enclosed. Each look is a wait for memory, of which a search from the middle has ten.
     fn position(&self, prefix: u64) -> usize {
         let len = self.directory.len();
-        let share = u128::from(prefix << SHARD_BITS) * len as u128 >> u64::BITS;
+        let share = (u128::from(prefix << SHARD_BITS) * len as u128) >> u64::BITS;
         let guess = usize::try_from(share).unwrap_or(0).min(len);
         let (mut low, mut high, mut step) = (guess, guess, 32);
         while low > 0 && self.directory[low - 1] > prefix {
