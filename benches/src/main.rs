@@ -27,6 +27,10 @@ use crate::plan::{Other, Plan};
 use crate::report::Report;
 use crate::store::Phase;
 
+/// The server's: what the engine keeps in memory depends on it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 #[command(
     name = "taffrail-bench",

@@ -1,8 +1,8 @@
 //! A store of very many small blobs: making it, and what it costs to open and to use it.
 //!
 //! The log is written in the engine's own format, without the engine: ten million commits would take hours. What is measured runs in
-//! a process of its own each, so that one's memory is not another's. (The solo blobs have records and no files: nothing that is
-//! measured here looks at those.)
+//! a process of its own each, so that one's memory is not another's. The solo files are as long as their blobs and have no bytes: an
+//! opening reads none of them.
 
 use std::fs;
 use std::io::Write as _;
@@ -28,6 +28,8 @@ use taffrail_blobstore::{Algorithm, Digest, Options, RepositoryKey, Store};
 const BLOB_BYTES: usize = 64;
 /// One blob in so many lies in a solo file.
 const SOLO_EVERY: u64 = 100;
+/// Length of such a blob in bytes.
+const SOLO_BYTES: u64 = 10 << 20;
 /// Repositories that the blobs are linked in.
 const REPOSITORIES: u64 = 1_000;
 /// Blobs of one batch: some 400 KB.
@@ -110,6 +112,7 @@ pub(crate) fn make(dir: &Path, blobs: u64) -> Result<()> {
             put_records(number, &mut records)?;
         }
         log.append(records)?;
+        (first..(first + BATCH_BLOBS).min(blobs)).try_for_each(|number| make_solo_file(dir, number))?;
         let percent = first * 100 / blobs;
         if percent > told {
             told = percent;
@@ -125,9 +128,9 @@ pub(crate) fn make(dir: &Path, blobs: u64) -> Result<()> {
 fn put_records(number: u64, records: &mut Vec<NewRecord>) -> Result<()> {
     let digest = digest(number);
     let (body, payload) = if number.is_multiple_of(SOLO_EVERY) {
-        let segment = SegmentId((1 << 32) | number);
+        let segment = solo_segment(number);
         let body =
-            Body::Solo { digest, len_bytes: 10 << 20, segment, epoch: 1, trailer: *blake3_like(&digest) };
+            Body::Solo { digest, len_bytes: SOLO_BYTES, segment, epoch: 1, trailer: *blake3_like(&digest) };
         (body, Bytes::new())
     } else {
         let body = Body::Blob { digest, len_bytes: u32::try_from(BLOB_BYTES)?, payload_offset_bytes: 0 };
@@ -136,6 +139,20 @@ fn put_records(number: u64, records: &mut Vec<NewRecord>) -> Result<()> {
     records.push(NewRecord { body, payload });
     let body = Body::Link { repository: repository(number)?, digest };
     records.push(NewRecord { body, payload: Bytes::new() });
+    Ok(())
+}
+
+fn solo_segment(number: u64) -> SegmentId {
+    SegmentId((1 << 32) | number)
+}
+
+/// Makes the file of a blob that has one, without its bytes.
+fn make_solo_file(dir: &Path, number: u64) -> Result<()> {
+    if number.is_multiple_of(SOLO_EVERY) {
+        let path = dir.join(solo_segment(number).solo_name());
+        fs::create_dir_all(path.parent().context("the folder of a solo file")?)?;
+        fs::File::create_new(path)?.set_len(HEADER_BYTES as u64 + SOLO_BYTES)?;
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! names it only when it and the partitions that it names are durable whole; one that does not validate, or misses a partition, is as
 //! good as none.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 
 use crate::disk::{Access, Disk, File};
@@ -22,6 +22,7 @@ use crate::health::Failed;
 use crate::locator::{Blob, Link, SHARDS, Tally};
 use crate::merge::{Held, Merges, Threshold};
 use crate::partition::Partition;
+use crate::replay::Appliers;
 use crate::segment::table::Live;
 use crate::session::Logged;
 use crate::sync::{Arc, Ordering, lock};
@@ -173,64 +174,86 @@ impl Engine {
     }
 
     /// Loads the checkpoint of that number into the locator; `None` when it or a partition that it names is missing or damaged, and
-    /// then nothing was loaded.
+    /// then what was loaded of it must be forgotten.
     pub(crate) fn load_checkpoint(&self, number: u64) -> io::Result<Option<CheckpointHeader>> {
-        let Some((header, entries)) = read_checkpoint(&*self.disk, &self.key, number)? else {
-            return Ok(None);
+        let file = match self.disk.open(&file_name(number), Access::Cached) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
         };
-        // Without its sums a shard would seem to have nothing that lives in any log segment.
-        let has_shards =
-            entries.iter().filter(|entry| matches!(entry, Entry::Shard { .. })).count() == SHARDS;
-        if !has_shards {
-            return Ok(None);
+        match self.with_appliers(|appliers| self.load_frames(&*file, number, appliers)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            outcome => outcome,
         }
-        let mut partitions = BTreeMap::new();
-        for entry in &entries {
-            if let Entry::Shard { shard, partition: Some((number, seal)), .. } = entry {
-                let name = PartitionName { number: *number, shard: *shard };
-                let opened = Partition::open(&*self.disk, &self.key, name, Some(*seal))?;
-                let Some(partition) = opened else { return Ok(None) };
-                partitions.insert(*shard, Arc::new(partition));
-            }
-        }
-        *lock(&self.partitions_before) = partitions.values().map(|partition| partition.header.name).collect();
-        let mut last = None;
-        for entry in entries {
-            self.load_entry(entry, &header, &mut partitions, &mut last);
-        }
-        Ok(Some(header))
     }
 
-    /// Takes an entry up. `last` is the shard or blob that the entry before was of.
-    fn load_entry(
+    fn load_frames(
         &self,
-        entry: Entry,
-        header: &CheckpointHeader,
-        partitions: &mut BTreeMap<u8, Arc<Partition>>,
-        last: &mut Option<u8>,
-    ) {
-        match entry {
-            Entry::Segment { segment, end_bytes, tombstones, .. } => {
-                self.segments.advance(segment, end_bytes);
-                self.segments.set_tombstones(segment, tombstones);
-            }
-            Entry::Dropped { segment } => self.segments.mark_dropped(segment),
-            Entry::Shard { shard, blobs, bytes, links, garbage, .. } => {
-                *last = Some(shard);
-                let tally = Tally { blobs, bytes, links, garbage, ..Tally::default() };
-                let partition = partitions.remove(&shard);
-                self.locator.shard_mut(usize::from(shard)).load_partition(partition, tally);
-            }
-            Entry::Live { segments } => {
-                let Some(shard) = last else { return };
-                let mut shard = self.locator.shard_mut(usize::from(*shard));
-                for (segment, records, bytes) in segments {
-                    let signed = |figure: u64| i64::try_from(figure).unwrap_or(i64::MAX);
-                    let live = Live { records: signed(records), bytes: signed(bytes) };
-                    shard.tally.live.insert(segment, live);
-                    self.segments.add_live(segment, live);
+        file: &dyn File,
+        number: u64,
+        appliers: &mut Appliers<'_>,
+    ) -> io::Result<Option<CheckpointHeader>> {
+        let Some(mut frames) = Frames::begin(file, &self.key, number)? else { return Ok(None) };
+        let (mut loaded, mut shards, mut last) = (0, 0, None);
+        let mut partitions = BTreeSet::new();
+        while let Some(entries) = frames.next_frame()? {
+            let Some(entries) = entries else { return Ok(None) };
+            loaded += entries.len() as u64;
+            let mut changed = Vec::with_capacity(entries.len());
+            for entry in entries {
+                match entry {
+                    Entry::Blob { .. } | Entry::Links { .. } | Entry::Gone { .. } => changed.push(entry),
+                    Entry::Shard { shard, partition, blobs, bytes, links, garbage } => {
+                        let opened = match partition {
+                            Some((number, seal)) => {
+                                let name = PartitionName { number, shard };
+                                let opened = Partition::open(&*self.disk, &self.key, name, Some(seal))?;
+                                let Some(partition) = opened else { return Ok(None) };
+                                partitions.insert(name);
+                                Some(Arc::new(partition))
+                            }
+                            None => None,
+                        };
+                        shards += 1;
+                        last = Some(shard);
+                        let tally = Tally { blobs, bytes, links, garbage, ..Tally::default() };
+                        self.locator.shard_mut(usize::from(shard)).load_partition(opened, tally);
+                    }
+                    Entry::Live { segments } => {
+                        let Some(shard) = last else { continue };
+                        let mut shard = self.locator.shard_mut(usize::from(shard));
+                        for (segment, records, bytes) in segments {
+                            let signed = |figure: u64| i64::try_from(figure).unwrap_or(i64::MAX);
+                            let live = Live { records: signed(records), bytes: signed(bytes) };
+                            shard.tally.live.insert(segment, live);
+                        }
+                    }
+                    Entry::Segment { segment, end_bytes, tombstones, .. } => {
+                        self.segments.advance(segment, end_bytes);
+                        self.segments.set_tombstones(segment, tombstones);
+                    }
+                    Entry::Dropped { segment } => self.segments.mark_dropped(segment),
+                    Entry::Session { record_segment, record_bytes, session } => {
+                        // What ended it before the checkpoint, it would not have outlived; what comes behind ends it.
+                        let lsn = frames.header.next_lsn.saturating_sub(1);
+                        let taken = self.sessions.log(&session, record_segment, record_bytes, lsn);
+                        self.segments.add_live(record_segment, taken.more);
+                        for (held, live) in taken.replaced {
+                            self.segments.remove_live(held, live);
+                        }
+                    }
                 }
             }
+            appliers.load(changed);
+        }
+        *lock(&self.partitions_before) = partitions;
+        // Without its sums a shard would seem to have nothing that lives in any log segment.
+        Ok((loaded == frames.header.entries && shards == SHARDS).then_some(frames.header))
+    }
+
+    /// Takes an entry up that says what changed of a blob since its partition was written.
+    pub(crate) fn load_changed(&self, entry: Entry) {
+        match entry {
             Entry::Gone { digest } => self.locator.write(&digest).load(digest, None),
             Entry::Blob {
                 digest,
@@ -263,15 +286,11 @@ impl Engine {
                     blob.insert_link(Link { repository, generation, segment });
                 }
             }
-            Entry::Session { record_segment, record_bytes, session } => {
-                // What ended it before the checkpoint, it would not have outlived; what comes behind ends it.
-                let lsn = header.next_lsn.saturating_sub(1);
-                let taken = self.sessions.log(&session, record_segment, record_bytes, lsn);
-                self.segments.add_live(record_segment, taken.more);
-                for (held, live) in taken.replaced {
-                    self.segments.remove_live(held, live);
-                }
-            }
+            Entry::Segment { .. }
+            | Entry::Dropped { .. }
+            | Entry::Shard { .. }
+            | Entry::Live { .. }
+            | Entry::Session { .. } => {}
         }
     }
 }
@@ -336,47 +355,40 @@ fn session_entries(logged: &Logged) -> Vec<Entry> {
         .collect()
 }
 
-/// Reads and validates a whole checkpoint; `None` when it is missing or damaged.
-///
-/// # Errors
-/// Whatever the disk says.
-pub(crate) fn read_checkpoint(
-    disk: &dyn Disk,
-    key: &Key,
-    number: u64,
-) -> io::Result<Option<(CheckpointHeader, Vec<Entry>)>> {
-    let file = match disk.open(&file_name(number), Access::Cached) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    match read_frames(&*file, key, number) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        outcome => outcome,
-    }
+/// The frames of a checkpoint, one after the other.
+struct Frames<'a> {
+    file: &'a dyn File,
+    key: &'a Key,
+    header: CheckpointHeader,
+    offset_bytes: u64,
+    index: u32,
 }
 
-fn read_frames(
-    file: &dyn File,
-    key: &Key,
-    number: u64,
-) -> io::Result<Option<(CheckpointHeader, Vec<Entry>)>> {
-    let mut bytes = vec![0; HEADER_BYTES];
-    file.read_at(&mut bytes, 0)?;
-    let Some(header) = CheckpointHeader::decode(&bytes, number, key) else { return Ok(None) };
-    let mut entries = Vec::new();
-    let mut offset = HEADER_BYTES as u64;
-    for index in 0..header.frames {
-        let mut head = [0; FRAME_HEADER_BYTES];
-        file.read_at(&mut head, offset)?;
-        let Some(raw) = RawFrameHeader::decode(&head) else { return Ok(None) };
-        let mut body = vec![0; raw.body_len];
-        file.read_at(&mut body, offset + FRAME_HEADER_BYTES as u64)?;
-        let Some(found) = raw.validate(&head, &body, key, &header, offset, index) else { return Ok(None) };
-        entries.extend(found);
-        offset += (FRAME_HEADER_BYTES + raw.body_len) as u64;
+impl<'a> Frames<'a> {
+    /// Begins at the first; `None` when the header is not valid.
+    fn begin(file: &'a dyn File, key: &'a Key, number: u64) -> io::Result<Option<Frames<'a>>> {
+        let mut bytes = vec![0; HEADER_BYTES];
+        file.read_at(&mut bytes, 0)?;
+        let Some(header) = CheckpointHeader::decode(&bytes, number, key) else { return Ok(None) };
+        Ok(Some(Frames { file, key, header, offset_bytes: HEADER_BYTES as u64, index: 0 }))
     }
-    Ok((entries.len() as u64 == header.entries).then_some((header, entries)))
+
+    /// What the next one has: `None` behind the last, `Some(None)` when it is damaged.
+    #[expect(clippy::option_option, reason = "the end and damage are two things")]
+    fn next_frame(&mut self) -> io::Result<Option<Option<Vec<Entry>>>> {
+        if self.index >= self.header.frames {
+            return Ok(None);
+        }
+        let (offset, index) = (self.offset_bytes, self.index);
+        let mut head = [0; FRAME_HEADER_BYTES];
+        self.file.read_at(&mut head, offset)?;
+        let Some(raw) = RawFrameHeader::decode(&head) else { return Ok(Some(None)) };
+        let mut body = vec![0; raw.body_len];
+        self.file.read_at(&mut body, offset + FRAME_HEADER_BYTES as u64)?;
+        self.offset_bytes += (FRAME_HEADER_BYTES + raw.body_len) as u64;
+        self.index += 1;
+        Ok(Some(raw.validate(&head, &body, self.key, &self.header, offset, index)))
+    }
 }
 
 /// Removes checkpoints that nothing names. One that stays does no harm.

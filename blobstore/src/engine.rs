@@ -1,7 +1,7 @@
 //! What all parts of the engine share, and the one function that turns a durable record into state.
 //!
 //! What must stay true: [`Engine::apply`] is the only place where the locator learns anything, in recovery as in service; it is
-//! called with records in the order of the log.
+//! called with the records of each digest in the order of the log, and with all others in that order, too.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ use crate::pool::Pool;
 use crate::quarantine::Quarantine;
 use crate::recent::Recent;
 use crate::repository::RepositoryKey;
-use crate::segment::table::Table;
+use crate::segment::table::{Live, Table};
 use crate::session::Sessions;
 use crate::snapshot::Removals;
 use crate::solo::Solos;
@@ -87,6 +87,8 @@ pub(crate) struct Engine {
     /// Whether the checkpoint that the superblock names could not be read at the opening. The first new one goes into both superblocks:
     /// nothing must speak of the lost one any more.
     pub(crate) checkpoint_was_lost: AtomicBool,
+    /// Whether a replay could not be sorted, because its scratch file failed.
+    pub(crate) replay_unsorted: AtomicBool,
     /// Number of the next partition.
     pub(crate) next_partition: AtomicU64,
     /// The partitions of the newest checkpoint.
@@ -223,9 +225,9 @@ impl Engine {
             shard.tally.count_garbage(Change::Added);
         }
         drop(shard);
-        self.segments.add_live(segment, live);
+        self.add_live(segment, live);
         if let Some(old) = old {
-            self.segments.remove_live(old_segment, old_live);
+            self.remove_live(old_segment, old_live);
             if old != location {
                 self.discard(&old);
             }
@@ -250,9 +252,9 @@ impl Engine {
             shard.tally.count_garbage(Change::Removed);
         }
         drop(shard);
-        self.segments.add_live(segment, live);
+        self.add_live(segment, live);
         if let Some(old) = old {
-            self.segments.remove_live(old.segment, live);
+            self.remove_live(old.segment, live);
         }
     }
 
@@ -279,7 +281,7 @@ impl Engine {
         }
         drop(shard);
         for link in &removed {
-            self.segments.remove_live(link.segment, live);
+            self.remove_live(link.segment, live);
         }
         if unlinked {
             lock(&self.garbage).insert((time_ms.max(1), *digest));
@@ -312,16 +314,31 @@ impl Engine {
         }
         for link in &blob.links {
             shard.tally.count_link(link.segment, link_live, Change::Removed);
-            self.segments.remove_live(link.segment, link_live);
+            self.remove_live(link.segment, link_live);
         }
         if let Some(live) = blob.live(digest.algorithm()) {
             shard.tally.count_blob(blob.len_bytes, blob.record_segment, live, Change::Removed);
-            self.segments.remove_live(blob.record_segment, live);
+            self.remove_live(blob.record_segment, live);
         }
         if blob.is_garbage() {
             shard.tally.count_garbage(Change::Removed);
         }
         Ok(Some(blob))
+    }
+
+    /// Counts what a blob or link takes of a segment. The shard has the same figure in its tally: while the log is replayed the table
+    /// waits for the sums, so that threads that replay do not wait for each other at each record.
+    fn add_live(&self, segment: SegmentId, live: Live) {
+        if self.is_serving() {
+            self.segments.add_live(segment, live);
+        }
+    }
+
+    /// See [`Engine::add_live`].
+    fn remove_live(&self, segment: SegmentId, live: Live) {
+        if self.is_serving() {
+            self.segments.remove_live(segment, live);
+        }
     }
 
     /// What the index said; `None` when it could not be read, and then the store is poisoned.

@@ -32,6 +32,7 @@ mod quarantine;
 mod reader;
 mod recent;
 mod recovery;
+mod replay;
 mod repository;
 mod scrub;
 pub mod segment;

@@ -9,6 +9,7 @@
 //! had is an error, never an absence.
 
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::digest::{Algorithm, Digest};
@@ -227,12 +228,21 @@ pub(crate) struct Shard {
     partition: Option<Arc<Partition>>,
     pub(crate) tally: Tally,
     stamp: u64,
+    /// Links that were brought in from the partition since it was written.
+    ground_links: usize,
     /// Whether a partition is being made of what the shard was: what goes meanwhile must be remembered as gone.
     is_merging: bool,
     /// How many manifests on their way into the catalog need the link.
     pub(crate) pins: HashMap<(RepositoryKey, Digest), u32>,
     /// UNLINK records on their way, by link. Nobody is told of the link any more: who would rely on it, comes too late to keep it.
     pub(crate) unlinking: HashMap<(RepositoryKey, Digest), u32>,
+}
+
+/// What a partition has of a blob.
+fn stored_in(partition: Option<&Partition>, digest: &Digest) -> Result<Option<Blob>, PageError> {
+    let Some(partition) = partition else { return Ok(None) };
+    let stored = partition.find(digest)?;
+    stored.map(|stored| Blob::of(&stored, partition)).transpose()
 }
 
 /// A shard as it was at one moment.
@@ -315,22 +325,22 @@ impl Shard {
     }
 
     fn find_stored(&self, digest: &Digest) -> Result<Option<Blob>, PageError> {
-        let Some(partition) = &self.partition else { return Ok(None) };
-        let stored = partition.find(digest)?;
-        stored.map(|stored| Blob::of(&stored, partition)).transpose()
+        stored_in(self.partition.as_deref(), digest)
     }
 
     /// The blob, to be changed.
     pub(crate) fn edit(&mut self, digest: &Digest) -> Result<Option<&mut Blob>, PageError> {
-        if !self.delta.contains_key(digest) {
-            let Some(blob) = self.find_stored(digest)? else { return Ok(None) };
-            self.delta.insert(*digest, Slot { stamp: 0, blob: Some(blob) });
-        }
+        let slot = match self.delta.entry(*digest) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => {
+                let Some(blob) = stored_in(self.partition.as_deref(), digest)? else { return Ok(None) };
+                self.ground_links += blob.links.len();
+                place.insert(Slot { stamp: 0, blob: Some(blob) })
+            }
+        };
         self.stamp += 1;
-        Ok(self.delta.get_mut(digest).and_then(|slot| {
-            slot.stamp = self.stamp;
-            slot.blob.as_mut()
-        }))
+        slot.stamp = self.stamp;
+        Ok(slot.blob.as_mut())
     }
 
     /// The blob to be changed, or a new one that a record in `segment` speaks of.
@@ -339,12 +349,15 @@ impl Shard {
         digest: &Digest,
         segment: SegmentId,
     ) -> Result<&mut Blob, PageError> {
-        if !self.delta.contains_key(digest) {
-            let blob = self.find_stored(digest)?;
-            self.delta.insert(*digest, Slot { stamp: 0, blob });
-        }
+        let slot = match self.delta.entry(*digest) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => {
+                let blob = stored_in(self.partition.as_deref(), digest)?;
+                self.ground_links += blob.as_ref().map_or(0, |blob| blob.links.len());
+                place.insert(Slot { stamp: 0, blob })
+            }
+        };
         self.stamp += 1;
-        let slot = self.delta.entry(*digest).or_insert(Slot { stamp: 0, blob: None });
         slot.stamp = self.stamp;
         Ok(slot.blob.get_or_insert_with(|| Blob::new(segment)))
     }
@@ -376,6 +389,32 @@ impl Shard {
     /// Takes up the partition and the sums of a checkpoint.
     pub(crate) fn load_partition(&mut self, partition: Option<Arc<Partition>>, tally: Tally) {
         (self.partition, self.tally) = (partition, tally);
+    }
+
+    /// The delta, taken out to become a partition while nobody else looks at the shard.
+    pub(crate) fn take_delta(&mut self) -> Snapshot {
+        let delta =
+            std::mem::take(&mut self.delta).into_iter().map(|(digest, slot)| (digest, slot.blob)).collect();
+        self.ground_links = 0;
+        Snapshot { partition: self.partition.clone(), tally: Tally::default(), delta, stamp: self.stamp }
+    }
+
+    /// Goes over to the partition that was made of it, and takes back what that cannot have; without one, all.
+    pub(crate) fn end_spill(&mut self, made: Option<Arc<Partition>>, taken: Snapshot) {
+        let is_made = made.is_some();
+        let stays = |blob: &Option<Blob>| !is_made || blob.as_ref().is_some_and(Blob::is_marked);
+        let slots = taken.delta.into_iter().filter(|(_, blob)| stays(blob));
+        self.delta.extend(slots.map(|(digest, blob)| (digest, Slot { stamp: taken.stamp, blob })));
+        if is_made {
+            self.partition = made;
+        }
+    }
+
+    /// What the delta takes, in bytes, when so many records came since it was empty: rather too high an estimate.
+    pub(crate) fn delta_bytes(&self, records: usize) -> usize {
+        // A table has room for half as many again, and so has a list of links.
+        let slots = self.delta.len() * size_of::<(Digest, Slot)>() * 3 / 2;
+        slots + (self.ground_links + records) * size_of::<Link>() * 3 / 2
     }
 
     /// How much changed since the partition was written.
@@ -411,6 +450,7 @@ impl Shard {
             self.delta
                 .retain(|_, slot| slot.stamp > stamp || slot.blob.as_ref().is_some_and(Blob::is_marked));
             self.delta.shrink_to_fit();
+            self.ground_links = 0;
         }
     }
 }
@@ -520,6 +560,17 @@ impl Locator {
             total.bytes += shard.tally.bytes;
             total.links += shard.tally.links;
             total.garbage += shard.tally.garbage;
+        }
+        total
+    }
+
+    /// What blobs and links take of each log segment.
+    pub(crate) fn live(&self) -> BTreeMap<SegmentId, Live> {
+        let mut total: BTreeMap<SegmentId, Live> = BTreeMap::new();
+        for index in 0..SHARDS {
+            for (segment, live) in &self.shard(index).tally.live {
+                total.entry(*segment).or_default().add(*live);
+            }
         }
         total
     }

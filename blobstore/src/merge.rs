@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::disk::Disk;
 use crate::engine::Engine;
-use crate::format::INDEX_FOLDER;
 use crate::format::partition::PartitionName;
+use crate::format::{INDEX_FOLDER, SCRATCH_NAME};
 use crate::health::Failed;
 use crate::locator::{SHARDS, Snapshot};
 use crate::partition::{Partition, PartitionWriter};
@@ -31,7 +31,7 @@ impl Threshold {
     /// When it is closed: at 10 million blobs the next opening reads at most 39,000.
     pub(crate) const CLOSING: Threshold = Threshold { blobs: 256, share: 256 };
 
-    fn is_passed(self, changed: usize, partition: Option<&Arc<Partition>>) -> bool {
+    pub(crate) fn is_passed(self, changed: usize, partition: Option<&Arc<Partition>>) -> bool {
         let blobs = partition.map_or(0, |partition| partition.header.blobs);
         changed > self.blobs && changed as u64 > blobs / self.share
     }
@@ -149,20 +149,24 @@ impl Engine {
     }
 
     /// Once at an opening, when both superblocks name its checkpoint: removes the partitions that neither this one names nor the
-    /// replay made.
+    /// replay made, and the name of a replay's scratch file.
     pub(crate) fn sweep_partitions(&self) {
         let in_use = self.partitions_in_use();
         let before = lock(&self.partitions_before);
+        drop(self.disk.remove(SCRATCH_NAME));
         remove_partitions(&*self.disk, |name| in_use.contains(&name) || before.contains(&name));
     }
 
     /// While the log is replayed: makes a partition of a delta that would take too much memory. One that cannot be written stays in
-    /// memory; what only links speak of yet does so too.
-    pub(crate) fn spill(&self, index: usize) {
-        let snapshot = self.locator.shard_mut(index).begin_merge();
-        let stamp = snapshot.stamp;
+    /// memory; what only links speak of yet does so too. Says whether it was written.
+    pub(crate) fn spill(&self, index: usize) -> bool {
+        // They end by blobs that are in memory.
+        self.forget_finished_sessions(index);
+        let snapshot = self.locator.shard_mut(index).take_delta();
         let spilled = self.write_partition(index, &snapshot).ok();
-        self.locator.shard_mut(index).end_merge(spilled, stamp);
+        let is_written = spilled.is_some();
+        self.locator.shard_mut(index).end_spill(spilled, snapshot);
+        is_written
     }
 }
 

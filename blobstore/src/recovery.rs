@@ -28,6 +28,7 @@ use crate::options::{Options, Threading};
 use crate::pool::Pool;
 use crate::quarantine::Quarantine;
 use crate::recent::Recent;
+use crate::replay::{Appliers, SORT_RECORDS, SORT_RECORDS_SMALL};
 use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
 use crate::segment::table::{LogSegment, Table};
@@ -51,7 +52,11 @@ struct End {
     next_lsn: Lsn,
     time_ms: u64,
     /// Records since deltas were last looked at.
-    records: usize,
+    records_since: usize,
+    /// Records that were replayed.
+    records_in_all: usize,
+    /// Whether sorting them was not tried yet.
+    may_sort: bool,
 }
 
 /// Blobs of a shard that a replay holds in memory: 2 million in all, in 600 MB. More are written to partitions as they come, so that a
@@ -80,13 +85,13 @@ pub(crate) fn open(
     let superblock = writable.as_ref().unwrap_or(&stored).clone();
     let mut engine = assemble(disk, lock, options, key, superblock, epoch, now_ms)?;
     let known = damage.clone();
-    let mut end = engine.replay(&stored, &segments.found, &mut damage)?;
+    let mut end = engine.replay_as_can_be(&stored, &segments.found, &mut damage)?;
     if engine.locator.is_broken.load(Ordering::Acquire) {
         // The checkpoint led to a page that is damaged. The log alone says the same.
         engine.forget_everything();
         damage = known;
         let without_checkpoint = Superblock { checkpoint: 0, ..stored.clone() };
-        end = engine.replay(&without_checkpoint, &segments.found, &mut damage)?;
+        end = engine.replay_as_can_be(&without_checkpoint, &segments.found, &mut damage)?;
         engine.checkpoint_was_lost.store(true, Ordering::Release);
         if engine.locator.is_broken.load(Ordering::Acquire) {
             let error = io::Error::other("what was just written to the index cannot be read");
@@ -264,6 +269,7 @@ fn assemble(
         removals: Arc::default(),
         checkpointing: Mutex::default(),
         checkpoint_was_lost: AtomicBool::new(false),
+        replay_unsorted: AtomicBool::new(false),
         next_partition: AtomicU64::new(next_partition),
         partitions_before: Mutex::default(),
         swept: Mutex::new(false),
@@ -294,21 +300,61 @@ impl Engine {
         Ok(())
     }
 
-    fn replay(
-        &self,
+    /// Replays, a second time if sorting failed.
+    fn replay_as_can_be(
+        &mut self,
         stored: &Superblock,
         found: &BTreeMap<SegmentId, OnDisk>,
         damage: &mut Vec<Damage>,
     ) -> Result<End, OpenError> {
-        for segment in found.values() {
-            self.insert_segment(segment)?;
+        let known = damage.clone();
+        let end = self.replay(stored, found, damage)?;
+        // Once it is set, nothing is sorted any more.
+        if end.may_sort || !self.replay_unsorted.load(Ordering::Acquire) {
+            return Ok(end);
         }
+        self.forget_everything();
+        *damage = known;
+        self.replay(stored, found, damage)
+    }
+
+    fn replay(
+        &mut self,
+        stored: &Superblock,
+        found: &BTreeMap<SegmentId, OnDisk>,
+        damage: &mut Vec<Damage>,
+    ) -> Result<End, OpenError> {
+        found.values().try_for_each(|segment| self.insert_segment(segment))?;
         let checkpoint = match stored.checkpoint {
             0 => None,
             number => self.load_checkpoint(number).map_err(OpenError::io(INDEX_FOLDER))?,
         };
+        if stored.checkpoint != 0 && checkpoint.is_none() {
+            self.forget_everything();
+            found.values().try_for_each(|segment| self.insert_segment(segment))?;
+        }
+        let engine = &*self;
+        engine.with_appliers(|appliers| engine.replay_log(stored, found, checkpoint, appliers, damage))
+    }
+
+    /// Replays the log behind the checkpoint, or all of it.
+    fn replay_log(
+        &self,
+        stored: &Superblock,
+        found: &BTreeMap<SegmentId, OnDisk>,
+        checkpoint: Option<CheckpointHeader>,
+        appliers: &mut Appliers<'_>,
+        damage: &mut Vec<Damage>,
+    ) -> Result<End, OpenError> {
         self.checkpoint_was_lost.store(stored.checkpoint != 0 && checkpoint.is_none(), Ordering::Release);
-        let mut end = End { previous: None, next_lsn: 1, time_ms: 0, records: 0 };
+        let mut end = End {
+            previous: None,
+            next_lsn: 1,
+            time_ms: 0,
+            records_since: 0,
+            records_in_all: 0,
+            may_sort: true,
+        };
         if let Some(checkpoint) = &checkpoint {
             end.next_lsn = checkpoint.next_lsn;
         }
@@ -316,33 +362,33 @@ impl Engine {
         let mut following = found.values().skip(1).map(Some).chain([None]);
         for segment in found.values() {
             let next = following.next().flatten();
-            let stated = next.and_then(|next| previous_of(&next.header));
             if let Some(previous) = previous_of(&segment.header)
                 && previous.id.0 >= stored.oldest_segment
                 && !found.contains_key(&previous.id)
             {
                 missing.insert(previous.id);
             }
-            let stated = stated.filter(|previous| previous.id == segment.header.id);
-            self.replay_segment(segment, stated, next.is_none(), checkpoint.as_ref(), &mut end, damage)
+            self.replay_segment(segment, next, checkpoint.as_ref(), appliers, &mut end, damage)
                 .map_err(|error| OpenError::Io { name: segment.header.id.log_name(), error })?;
         }
         // The segment that a checkpoint goes on from cannot have been dropped.
         missing.extend(checkpoint.as_ref().map(|it| it.replay_segment).filter(|id| !found.contains_key(id)));
         let dropped = self.segments.dropped();
         damage.extend(missing.difference(&dropped).map(|segment| Damage::Missing { segment: *segment }));
+        appliers.settle();
+        self.locator.live().into_iter().for_each(|(segment, live)| self.segments.add_live(segment, live));
         let replay_from = checkpoint.map_or(0, |checkpoint| checkpoint.replay_segment.0);
         self.replay_from.store(replay_from, Ordering::Release);
         Ok(end)
     }
 
-    /// Replays one segment. `stated` is its end as the next one's header has it; `last` says that none follows.
+    /// Replays one segment. `next` is the one that follows, whose header states the end of this one.
     fn replay_segment(
         &self,
         segment: &OnDisk,
-        stated: Option<Previous>,
-        last: bool,
+        next: Option<&OnDisk>,
         checkpoint: Option<&CheckpointHeader>,
+        appliers: &mut Appliers<'_>,
         end: &mut End,
         damage: &mut Vec<Damage>,
     ) -> io::Result<()> {
@@ -351,6 +397,7 @@ impl Engine {
         if covered.is_some_and(|checkpoint| id < checkpoint.replay_segment) {
             return Ok(());
         }
+        let stated = next.and_then(|next| previous_of(&next.header)).filter(|previous| previous.id == id);
         let stated_end = stated.map(|previous| previous.end_bytes);
         let mut scan =
             Scan::new(&*segment.file, &self.key, &segment.header, segment.header_seal, stated_end)?;
@@ -364,7 +411,7 @@ impl Engine {
             match scan.next_found()? {
                 Found::Batch(batch) => {
                     if let Some((ready, _)) = held.take() {
-                        self.apply_batch(&ready, end);
+                        self.apply_batch(ready, appliers, end);
                     }
                     held = Some((batch, seal_before));
                     seal_before = scan.seal();
@@ -374,10 +421,10 @@ impl Engine {
                 }
                 Found::End { at_bytes } => {
                     if let Some((batch, seal_before)) = held.take() {
-                        if last && is_torn(&*segment.file, &self.key, &batch)? {
+                        if next.is_none() && is_torn(&*segment.file, &self.key, &batch)? {
                             break (batch.place.offset_bytes, seal_before);
                         }
-                        self.apply_batch(&batch, end);
+                        self.apply_batch(batch, appliers, end);
                     }
                     break (at_bytes, scan.seal());
                 }
@@ -394,25 +441,30 @@ impl Engine {
         Ok(())
     }
 
-    fn apply_batch(&self, batch: &ValidBatch, end: &mut End) {
-        for record in &batch.records {
-            self.apply(record, batch.place, batch.time_ms);
-        }
+    fn apply_batch(&self, batch: ValidBatch, appliers: &mut Appliers<'_>, end: &mut End) {
         end.next_lsn = end.next_lsn.max(batch.first_lsn + batch.records.len() as u64);
         end.time_ms = end.time_ms.max(batch.time_ms);
-        end.records += batch.records.len();
+        end.records_since += batch.records.len();
+        end.records_in_all += batch.records.len();
+        appliers.apply(batch);
         // Tests that ask for small deltas want them small here, too.
-        let (blobs_max, records_max) =
-            self.options.index_delta_max.map_or((SPILL_BLOBS, SPILL_CHECK_RECORDS), |blobs| (blobs, 1));
-        if end.records >= records_max {
-            end.records = 0;
+        let (blobs_max, records_max, sort_records) = self
+            .options
+            .index_delta_max
+            .map_or((SPILL_BLOBS, SPILL_CHECK_RECORDS, SORT_RECORDS), |blobs| (blobs, 1, SORT_RECORDS_SMALL));
+        let may_sort = end.may_sort && !self.replay_unsorted.load(Ordering::Acquire);
+        if may_sort && end.records_in_all >= sort_records {
+            end.may_sort = false;
+            appliers.sort();
+        }
+        if end.records_since >= records_max && !appliers.is_sorting() {
+            end.records_since = 0;
+            appliers.wait();
             let is_long = |index: &usize| self.locator.shard(*index).delta_len() > blobs_max;
             let long: Vec<usize> = (0..SHARDS).filter(is_long).collect();
-            if !long.is_empty() {
-                // They end by blobs that are in memory.
-                self.forget_finished_sessions();
-            }
-            long.into_iter().for_each(|index| self.spill(index));
+            long.into_iter().for_each(|index| {
+                self.spill(index);
+            });
         }
     }
 
@@ -424,7 +476,7 @@ impl Engine {
         writable: bool,
         now_ms: u64,
     ) -> Result<Engine, OpenError> {
-        self.forget_finished_sessions();
+        (0..SHARDS).for_each(|index| self.forget_finished_sessions(index));
         self.sessions.make_slots();
         self.settle_blobs(now_ms, &mut damage);
         if !segments.found.is_empty() {
@@ -448,22 +500,21 @@ impl Engine {
         Ok(self)
     }
 
-    /// A session whose file is a blob's is over, whatever the log says: nobody may write to the file or remove it.
-    fn forget_finished_sessions(&self) {
+    /// A session whose file is a blob's is over, whatever the log says: nobody may write to the file or remove it. Looks at what
+    /// changed in a shard.
+    pub(crate) fn forget_finished_sessions(&self, index: usize) {
         let sessions: BTreeMap<SegmentId, SessionId> =
             self.sessions.logged().into_iter().map(|it| (it.record.segment, it.record.session)).collect();
         if sessions.is_empty() {
             return;
         }
         // Checkpoints have no such session, so that only what came behind it can have ended one.
-        for index in 0..SHARDS {
-            for (_, blob) in self.locator.shard(index).changed() {
-                if let Some(Location::Solo { segment, .. }) = &blob.location
-                    && let Some(session) = sessions.get(segment)
-                {
-                    for (held, live) in self.sessions.forget_logged(session, Lsn::MAX) {
-                        self.segments.remove_live(held, live);
-                    }
+        for (_, blob) in self.locator.shard(index).changed() {
+            if let Some(Location::Solo { segment, .. }) = &blob.location
+                && let Some(session) = sessions.get(segment)
+            {
+                for (held, live) in self.sessions.forget_logged(session, Lsn::MAX) {
+                    self.segments.remove_live(held, live);
                 }
             }
         }

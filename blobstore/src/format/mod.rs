@@ -89,6 +89,8 @@ pub const LOG_FOLDER: &str = "log";
 pub const SOLO_FOLDER: &str = "solo";
 /// Folder of checkpoints and partitions.
 pub const INDEX_FOLDER: &str = "index";
+/// File that a long replay makes and removes at once; only a crash between the two leaves it, empty.
+pub const SCRATCH_NAME: &str = "index/replay.tmp";
 /// Folder of the preallocated reserve.
 pub const RESERVE_FOLDER: &str = "reserve";
 /// The two superblocks, written in turn.

@@ -13,7 +13,7 @@ use taffrail_blobstore::format::record::Body;
 use taffrail_blobstore::format::seal::Key;
 use taffrail_blobstore::format::segment::HEADER_BYTES;
 use taffrail_blobstore::format::superblock::Superblock;
-use taffrail_blobstore::format::{INDEX_FOLDER, LOG_FOLDER, SegmentId};
+use taffrail_blobstore::format::{INDEX_FOLDER, LOG_FOLDER, SCRATCH_NAME, SegmentId};
 
 use crate::blobs::{Checker, Depth, Sealed};
 use crate::checkpoint::{self, Checkpoint};
@@ -376,7 +376,10 @@ fn settle_half_known(
 
 fn report_unknown_files(disk: &dyn Disk, findings: &mut Findings) -> io::Result<()> {
     let odd_log = disk.list(LOG_FOLDER)?.into_iter().filter(|name| SegmentId::from_file_name(name).is_none());
-    let is_known = |name: &str| number_of(name).is_some() || PartitionName::from_file_name(name).is_some();
+    let is_scratch = |name: &str| SCRATCH_NAME.strip_prefix(INDEX_FOLDER) == Some(&format!("/{name}"));
+    let is_known = |name: &str| {
+        number_of(name).is_some() || PartitionName::from_file_name(name).is_some() || is_scratch(name)
+    };
     let odd_index = disk.list(INDEX_FOLDER)?.into_iter().filter(|name| !is_known(name));
     let paths = odd_log
         .map(|name| format!("{LOG_FOLDER}/{name}"))
