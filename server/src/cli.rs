@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the registry.
-    Serve(Place),
+    Serve(Serve),
     /// Take a registry over that keeps its data as docker-registry (distribution) does: names and bytes. No server may run on
     /// the data directory. Can be interrupted and run again.
     ///
@@ -144,9 +144,9 @@ pub(crate) enum Carry {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Say whether the configuration is good; exit 1 and say why when it is not.
-    Check(Place),
+    Check(Serve),
     /// Print every value in force as YAML, with secrets masked.
-    Show(Place),
+    Show(Serve),
     /// Print the reference page of all keys, in Markdown.
     Reference,
 }
@@ -175,12 +175,20 @@ pub(crate) struct ResetPassword {
     pub(crate) place: Place,
 }
 
-/// Which configuration and which data: the options that all commands share.
-#[derive(Debug, Args, Default)]
-pub(crate) struct Place {
+/// Options of what serves, or looks at what serving would take.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
     /// Address and port to listen on [default: 127.0.0.1:5000].
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Which data directory.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Which configuration and which data: the options that all commands share.
+#[derive(Debug, Args, Default)]
+pub(crate) struct Place {
     /// Data directory [default: ./taffrail-data].
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -189,7 +197,7 @@ pub(crate) struct Place {
     pub(crate) config: Option<PathBuf>,
 }
 
-impl Place {
+impl Serve {
     /// The configuration that these options, the environment and the file make.
     ///
     /// # Errors
@@ -199,6 +207,20 @@ impl Place {
         if let Some(listen) = self.listen {
             line.push("server.listen", Value::from(listen.to_string()));
         }
+        self.place.load_with(line, environment)
+    }
+}
+
+impl Place {
+    /// The configuration that these options, the environment and the file make.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub(crate) fn load(&self, environment: &Environment) -> Result<Config, ConfigError> {
+        self.load_with(Source::command_line(), environment)
+    }
+
+    fn load_with(&self, mut line: Source, environment: &Environment) -> Result<Config, ConfigError> {
         if let Some(dir) = &self.data_dir {
             line.push("storage.data_dir", Value::from(dir.to_string_lossy().into_owned()));
         }
@@ -230,10 +252,21 @@ mod tests {
             "/c.yaml",
         ])
         .unwrap();
-        let Command::Serve(place) = cli.command else { panic!("{cli:?}") };
-        assert_eq!(place.listen, Some("127.0.0.1:7".parse().unwrap()));
-        assert_eq!(place.data_dir, Some(PathBuf::from("/d")));
-        assert_eq!(place.config, Some(PathBuf::from("/c.yaml")));
+        let Command::Serve(serve) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(serve.listen, Some("127.0.0.1:7".parse().unwrap()));
+        assert_eq!(serve.place.data_dir, Some(PathBuf::from("/d")));
+        assert_eq!(serve.place.config, Some(PathBuf::from("/c.yaml")));
+    }
+
+    #[test]
+    fn what_does_not_serve_takes_no_address() {
+        for command in
+            [&["import", "/d"][..], &["backup", "/d"], &["restore", "/d"], &["admin", "references"]]
+        {
+            let line = ["taffrail"].iter().chain(command).copied();
+            assert!(Cli::try_parse_from(line.clone()).is_ok(), "{command:?}");
+            assert!(Cli::try_parse_from(line.chain(["--listen", "127.0.0.1:7"])).is_err(), "{command:?}");
+        }
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl From<std::io::Error> for Broken {
 
 impl Conversation {
     async fn hold(&mut self) -> Result<(), Broken> {
-        self.expect("hold", FIRST_REQUEST, None).await?;
+        self.expect("hold", FIRST_REQUEST, Some(Instant::now() + FIRST_REQUEST)).await?;
         let store = self.store.upgrade().ok_or(Broken::Gone)?;
         let held = store.hold_removals().await;
         let uuid = hex(&store.uuid());
@@ -301,5 +301,16 @@ mod tests {
             sleep(SILENCE_MAX / 3).await;
         }
         assert!(!is_held(&store).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_never_begins_is_let_go() {
+        let (_store, mut stream, conversation) = conversation();
+        let begun = Instant::now();
+        while !conversation.is_finished() {
+            assert!(begun.elapsed() < LONG, "it may say for ever that it gets on");
+            let _ = stream.write_all(b"{\"op\":\"alive\"}\n").await;
+            sleep(FIRST_REQUEST / 3).await;
+        }
     }
 }

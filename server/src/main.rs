@@ -75,16 +75,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let environment = Environment::of_process();
     let mut out = std::io::stdout();
     match cli.command {
-        Command::Serve(place) => return serve::run(&place.load(&environment)?),
+        Command::Serve(options) => return serve::run(&options.load(&environment)?),
         Command::Backup(options) => return Ok(backup::run(&options, &environment)),
         Command::Restore(options) => return Ok(backup::restore(&options, &environment)),
         Command::Import(options) => return Ok(import::run(&options, &environment)),
-        Command::Config(ConfigCommand::Check(place)) => {
-            place.load(&environment)?;
+        Command::Config(ConfigCommand::Check(options)) => {
+            options.load(&environment)?;
             writeln!(out, "the configuration is good")?;
         }
-        Command::Config(ConfigCommand::Show(place)) => {
-            let shown = place.load(&environment)?.show();
+        Command::Config(ConfigCommand::Show(options)) => {
+            let shown = options.load(&environment)?.show();
             write!(out, "{}", serde_saphyr::to_string(&shown).context("cannot write YAML")?)?;
         }
         Command::Config(ConfigCommand::Reference) => write!(out, "{}", config::reference::markdown())?,

@@ -221,24 +221,23 @@ impl Running {
 }
 
 fn number(value: &Value) -> anyhow::Result<u64> {
-    value.as_u64().context("a number is missing")
+    value.as_u64().context("the server's answer lacks a number that belongs to it")
 }
 
 fn text(value: &Value) -> anyhow::Result<String> {
-    Ok(value.as_str().context("a text is missing")?.to_owned())
+    Ok(value.as_str().context("the server's answer lacks a text that belongs to it")?.to_owned())
 }
 
 fn uuid(value: &Value) -> anyhow::Result<[u8; 16]> {
-    unhex(&text(value)?)?.try_into().ok().context("no uuid")
+    unhex(&text(value)?)?.try_into().ok().context("the server names its store by something else than a UUID")
 }
+
+const NO_HEX: &str = "these are no pairs of hexadecimal digits";
 
 /// The bytes of hexadecimal digits.
 pub(crate) fn unhex(text: &str) -> anyhow::Result<Vec<u8>> {
-    ensure!(text.is_ascii() && text.len().is_multiple_of(2), "no hexadecimal digits");
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).context("no hexadecimal digits"))
-        .collect()
+    ensure!(text.is_ascii() && text.len().is_multiple_of(2), NO_HEX);
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).context(NO_HEX)).collect()
 }
 
 #[cfg(test)]

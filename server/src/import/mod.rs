@@ -20,7 +20,7 @@ use taffrail_core::facade::Core;
 use taffrail_core::operator::Operator;
 use taffrail_core::project::ProjectName;
 
-use crate::cli::{Import, ImportMode};
+use crate::cli::Import;
 use crate::config::{Config, Environment};
 use crate::data_dir::DataDir;
 use crate::progress::Progress;
@@ -127,7 +127,8 @@ fn take_over(
     let opened = store::open(&dir.store(), config);
     let store = Arc::new(opened.context("import works on the data directory of a registry that is stopped")?);
     let begun = Instant::now();
-    report.mode = Some(take::mode(options.mode, tree, &dir.store())?);
+    let mode = take::mode(options.mode, tree, &dir.store())?;
+    report.mode = Some(mode);
     let mut expected = Report::default();
     foresee(tree, config, sources, &mut expected, Foreseen::Counted);
     progress.begin("import", expected.blobs.bytes);
@@ -144,8 +145,6 @@ fn take_over(
         let core = Core::open(core_options).await.context("cannot open the catalog")?;
         let operator = core.operator().await.context("cannot read the catalog")?;
         let Some(operator) = operator else { bail!("the registry has no administrator to import as") };
-        let share =
-            if report.mode == Some(ImportMode::Reflink) { take::Bytes::Shared } else { take::Bytes::Copied };
         let moved = if options.move_tags { take::Tags::Moved } else { take::Tags::Kept };
         report.projects_public =
             public_projects(&operator, sources).await.context("cannot read the catalog")?;
@@ -153,7 +152,7 @@ fn take_over(
             bail!("{}", public_refusal(&report.projects_public));
         }
         let manifest_bytes_max = wiring::limits(config).manifest_bytes_max;
-        let how = How { share, moved, manifest_bytes_max };
+        let how = How { mode, moved, manifest_bytes_max };
         let mut taker = Taker::new(tree, Arc::clone(&store), core.catalog(), operator, how, progress);
         let mut planner = Planner::new(tree, manifest_bytes_max);
         let mut outcome = Ok(());

@@ -32,13 +32,6 @@ const READ_BYTES: usize = 1 << 20;
 /// Log that a next opening would have to replay, past which a checkpoint is written.
 const REPLAY_BYTES_MAX: u64 = 1 << 30;
 
-/// How the bytes of large blobs come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bytes {
-    Shared,
-    Copied,
-}
-
 /// What becomes of tags that name something else here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tags {
@@ -49,7 +42,7 @@ pub(crate) enum Tags {
 /// How things are taken in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct How {
-    pub(crate) share: Bytes,
+    pub(crate) mode: ImportMode,
     pub(crate) moved: Tags,
     /// Of the configuration, as for a push.
     pub(crate) manifest_bytes_max: usize,
@@ -112,6 +105,16 @@ enum Put {
     New { tags: u64 },
     There { tags: u64, tags_there: u64 },
     Refused(String),
+}
+
+/// What becomes of a manifest's tags.
+struct Tagging {
+    /// To be set.
+    tags: Vec<Tag>,
+    /// Set already.
+    tags_there: u64,
+    /// They name something else here, and stay.
+    conflicts: Vec<Refused>,
 }
 
 /// Takes repositories in, one after the other.
@@ -201,12 +204,12 @@ impl<'a> Taker<'a> {
             let shown = if self.seen.insert(digest) { self.progress.clone() } else { Progress::new(true) };
             news.push((digest, len_bytes, shown));
         }
-        let (store, repository, bytes) = (&self.store, grant.repository, self.how.share);
+        let (store, repository, mode) = (&self.store, grant.repository, self.how.mode);
         let mut takes = stream::iter(news)
             .map(|(digest, len_bytes, shown)| {
                 // Opened here, so that the tree needs not outlive us.
                 let opened = self.tree.blob(&digest);
-                let work = take_blob(Arc::clone(store), repository, digest, len_bytes, opened, bytes, shown);
+                let work = take_blob(Arc::clone(store), repository, digest, len_bytes, opened, mode, shown);
                 let task = tokio::spawn(work);
                 async move { (digest, len_bytes, task.await) }
             })
@@ -288,37 +291,56 @@ impl<'a> Taker<'a> {
         grant: &Grant,
         planned: &PlannedManifest,
     ) -> anyhow::Result<(Put, Vec<Refused>)> {
-        let (mut tags, mut tags_there, mut conflicts) = (Vec::new(), 0, Vec::new());
-        for tag in &planned.tags {
-            match self.named(grant, &Reference::Tag(tag.clone())).await? {
-                Some(digest) if digest == planned.digest => tags_there += 1,
-                Some(digest) if self.how.moved == Tags::Kept => {
-                    conflicts.push(conflict(source, tag, &digest))
-                }
-                Some(_) | None => tags.push(tag.clone()),
-            }
-        }
+        let Tagging { tags, tags_there, conflicts } = self.tagging(source, grant, planned).await?;
         let is_there = self.named(grant, &Reference::Digest(planned.digest)).await?.is_some()
             && self.store.link_generation(grant.repository, &planned.digest).is_some();
-        let tags_new = tags.len() as u64;
         if is_there && tags.is_empty() {
             return Ok((Put::There { tags: 0, tags_there }, conflicts));
         }
-        let refused = |reason: String| Ok((Put::Refused(reason), Vec::new()));
-        let bytes = match plan::read_manifest(self.tree, &planned.digest, self.how.manifest_bytes_max) {
-            Ok(bytes) => bytes,
-            Err(reason) => return refused(reason),
-        };
-        let manifest = match plan::parse(&bytes) {
-            Ok(manifest) => manifest,
-            Err(reason) => return refused(reason),
-        };
-        let mut references = manifest.references;
-        for foreign in manifest.foreign {
-            if self.store.link_generation(grant.repository, &foreign.digest).is_some() {
-                references.push(foreign);
+        let tags_new = tags.len() as u64;
+        Ok(match self.push(grant, &planned.digest, tags).await? {
+            Err(reason) => (Put::Refused(reason), Vec::new()),
+            Ok(()) if is_there => (Put::There { tags: tags_new, tags_there }, conflicts),
+            Ok(()) => (Put::New { tags: tags_new }, conflicts),
+        })
+    }
+
+    /// Which of a manifest's tags are to be set.
+    async fn tagging(
+        &self,
+        source: &Source,
+        grant: &Grant,
+        planned: &PlannedManifest,
+    ) -> anyhow::Result<Tagging> {
+        let mut tagging = Tagging { tags: Vec::new(), tags_there: 0, conflicts: Vec::new() };
+        for tag in &planned.tags {
+            match self.named(grant, &Reference::Tag(tag.clone())).await? {
+                Some(digest) if digest == planned.digest => tagging.tags_there += 1,
+                Some(digest) if self.how.moved == Tags::Kept => {
+                    tagging.conflicts.push(conflict(source, tag, &digest));
+                }
+                Some(_) | None => tagging.tags.push(tag.clone()),
             }
         }
+        Ok(tagging)
+    }
+
+    /// Pushes the manifest, or says why it is refused.
+    async fn push(
+        &self,
+        grant: &Grant,
+        digest: &Digest,
+        tags: Vec<Tag>,
+    ) -> anyhow::Result<Result<(), String>> {
+        let read = plan::read_manifest(self.tree, digest, self.how.manifest_bytes_max)
+            .and_then(|bytes| Ok((plan::parse(&bytes)?, bytes)));
+        let (manifest, bytes) = match read {
+            Ok(read) => read,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let mut references = manifest.references;
+        let is_here = |digest: &Digest| self.store.link_generation(grant.repository, digest).is_some();
+        references.extend(manifest.foreign.into_iter().filter(|foreign| is_here(&foreign.digest)));
         let mut seen = HashSet::new();
         let links: Vec<(Digest, u64)> = references
             .iter()
@@ -326,17 +348,16 @@ impl<'a> Taker<'a> {
             .map(|reference| (reference.digest, reference.len_bytes))
             .collect();
         let len_bytes = bytes.len() as u64;
-        let now_ms = ambient::now_ms();
-        let pins = match self.store.put(grant.repository, &planned.digest, bytes, &links, now_ms).await {
+        let pins = match self.store.put(grant.repository, digest, bytes, &links, ambient::now_ms()).await {
             Ok(pins) => pins,
-            Err(PutError::Missing(missing)) => return refused(self.why_missing(&missing)),
+            Err(PutError::Missing(missing)) => return Ok(Err(self.why_missing(&missing))),
             Err(error @ (PutError::Length { .. } | PutError::TooLarge(_) | PutError::Mismatch(_))) => {
-                return refused(error.to_string());
+                return Ok(Err(error.to_string()));
             }
             Err(error) => return Err(error.into()),
         };
         let new = NewManifest {
-            digest: planned.digest,
+            digest: *digest,
             media_type: manifest.media_type,
             len_bytes,
             artifact_type: manifest.artifact_type,
@@ -346,14 +367,13 @@ impl<'a> Taker<'a> {
             tags,
             precondition: Precondition::None,
         };
-        let reference = Reference::Digest(planned.digest);
+        let reference = Reference::Digest(*digest);
         let put = self.catalog.put_manifest(grant, self.operator.identity(), &reference, new).await;
         drop(pins);
         match put {
-            Ok(()) if is_there => Ok((Put::There { tags: tags_new, tags_there }, conflicts)),
-            Ok(()) => Ok((Put::New { tags: tags_new }, conflicts)),
+            Ok(()) => Ok(Ok(())),
             Err(error @ (CatalogError::ReferenceUnknown(_) | CatalogError::Forbidden { .. })) => {
-                refused(error.to_string())
+                Ok(Err(error.to_string()))
             }
             Err(error) => Err(error.into()),
         }
@@ -396,7 +416,7 @@ async fn take_blob(
     digest: Digest,
     len_bytes: u64,
     opened: Result<(File, u64), Flaw>,
-    bytes: Bytes,
+    mode: ImportMode,
     shown: Progress,
 ) -> anyhow::Result<Taken> {
     let now_ms = ambient::now_ms();
@@ -422,7 +442,7 @@ async fn take_blob(
             Err(error) => return Err(error.into()),
         }
     }
-    match upload(&store, repository, digest, len_bytes, file, bytes, &shown).await {
+    match upload(&store, repository, digest, len_bytes, file, mode, &shown).await {
         Ok(()) => Ok(Taken::New),
         Err(Failed::Source(error)) => Ok(Taken::Refused(Flaw::Io(error).to_string())),
         Err(Failed::Store(UploadError::Mismatch { actual })) => {
@@ -450,14 +470,14 @@ async fn upload(
     digest: Digest,
     len_bytes: u64,
     mut file: File,
-    bytes: Bytes,
+    mode: ImportMode,
     shown: &Progress,
 ) -> Result<(), Failed> {
     let id = SessionId::new(ambient::random_bytes());
     store.begin_upload(repository, digest.algorithm(), id, ambient::now_ms())?;
     let mut upload = store.open_upload(repository, id, ambient::now_ms()).await?;
     upload.end_when_dropped();
-    if bytes == Bytes::Shared {
+    if mode == ImportMode::Reflink {
         let source = file.try_clone().map_err(Failed::Source)?;
         if upload.share(source, len_bytes, ambient::now_ms()).await? == Shared::Whole {
             upload.commit(&digest, ambient::now_ms()).await?;
