@@ -16,6 +16,12 @@ pub(crate) enum Figure {
     P99,
     MemoryMib,
     FlushesPerOp,
+    /// How long the round took.
+    Seconds,
+    /// Private memory for each operation, or thing that there is.
+    PrivateEach,
+    /// Bytes for each operation, or thing that there is.
+    BytesEach,
     /// What the row computes itself.
     Extra,
 }
@@ -34,6 +40,9 @@ impl Figure {
             Self::P99 => sample.p99_us? / 1e3,
             Self::MemoryMib => sample.memory_kib? as f64 / 1024.0,
             Self::FlushesPerOp => sample.flushes? as f64 / operations?,
+            Self::Seconds => sample.seconds,
+            Self::PrivateEach => sample.memory_kib? as f64 * 1024.0 / operations?,
+            Self::BytesEach => bytes? / operations?,
             Self::Extra => sample.extra?,
         };
         value.is_finite().then_some(value)
@@ -49,6 +58,9 @@ impl Figure {
             Self::P99 => "p99 ms",
             Self::MemoryMib => "MiB",
             Self::FlushesPerOp => "flushes/op",
+            Self::Seconds => "s",
+            Self::PrivateEach => "B private each",
+            Self::BytesEach => "B each",
             Self::Extra => "ratio",
         }
     }

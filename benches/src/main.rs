@@ -25,7 +25,7 @@ use taffrail_blobstore::disk::uring::Ring;
 
 use crate::plan::{Other, Plan};
 use crate::report::Report;
-use crate::store::Phase;
+use crate::store::{Opening, Phase};
 
 /// The server's: what the engine keeps in memory depends on it.
 #[global_allocator]
@@ -79,6 +79,9 @@ enum Part {
         #[arg(long, default_value_t = 10_000_000)]
         blobs: u64,
     },
+    /// Opens the store once, for the table of goals.
+    #[command(hide = true)]
+    OpenOnce { how: Opening },
     /// Measures opening and using the store that `make-store` made in `--dir`.
     OpenStore {
         /// One phase alone.
@@ -92,6 +95,7 @@ fn main() -> Result<()> {
     match &arguments.part {
         Some(Part::LimitReceive { path }) => return limits::receive(path),
         Some(Part::MakeStore { blobs }) => return store::make(&arguments.dir, *blobs),
+        Some(Part::OpenOnce { how }) => return store::open_once(&arguments.dir, *how),
         Some(Part::OpenStore { phase: None }) => return store::measure(&arguments.dir),
         Some(Part::OpenStore { phase: Some(phase) }) => return store::measure_phase(&arguments.dir, *phase),
         None => {}
@@ -152,6 +156,7 @@ fn plan(arguments: &Arguments, dir: &Path) -> Plan {
         idle_connections: 10_000,
         concurrent_pulls: 1_000,
         items: 2_000,
+        many_blobs: 10_000_000,
         dir: dir.to_path_buf(),
         others: arguments.target.clone(),
     };
@@ -165,6 +170,7 @@ fn plan(arguments: &Arguments, dir: &Path) -> Plan {
             idle_connections: 200,
             concurrent_pulls: 50,
             items: 40,
+            many_blobs: 20_000,
             ..usual
         }
     } else {

@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) concurrent_pulls: usize,
     /// Small blobs, manifests or layers that a store is filled with before it is read.
     pub(crate) items: usize,
+    /// Blobs of the store whose opening is measured.
+    pub(crate) many_blobs: u64,
     /// The folder for everything, on the file system that is measured.
     pub(crate) dir: PathBuf,
     /// More registries, given by their URL.
@@ -83,6 +85,7 @@ pub(crate) mod tests {
             idle_connections: 1,
             concurrent_pulls: 1,
             items: 1,
+            many_blobs: 1,
             dir: PathBuf::from("."),
             others: Vec::new(),
         }

@@ -253,6 +253,9 @@ fn table(measured: &[Measured], plan: &Plan) -> Vec<String> {
                 | Figure::P99
                 | Figure::MemoryMib
                 | Figure::FlushesPerOp
+                | Figure::Seconds
+                | Figure::PrivateEach
+                | Figure::BytesEach
                 | Figure::Extra => number(median),
             });
         }

@@ -5,9 +5,9 @@
 //! opening reads none of them.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use taffrail_blobstore::disk::threads::ThreadsDisk;
 use taffrail_blobstore::format::batch::{NewRecord, Position, encode};
 use taffrail_blobstore::format::record::Body;
@@ -57,6 +58,32 @@ pub(crate) enum Phase {
     Commits,
     /// The store was killed.
     Crash,
+}
+
+/// How a store is opened, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Opening {
+    /// Its index is made anew from the log.
+    Rebuild,
+    /// It was closed, and is closed again.
+    Clean,
+    /// It is given as much log behind its checkpoint as there may be, and killed.
+    Kill,
+    /// It was killed, and is left as it was.
+    Killed,
+}
+
+/// What an opening took.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Opened {
+    pub(crate) seconds: f64,
+    pub(crate) blobs: u64,
+    /// Memory that it took, in bytes.
+    pub(crate) private_bytes: u64,
+    /// Log that was replayed, in bytes.
+    replay_bytes: u64,
+    /// Files of the index, in bytes.
+    pub(crate) index_bytes: u64,
 }
 
 const PHASES: [Phase; 5] = [Phase::Rebuild, Phase::Clean, Phase::Lookups, Phase::Commits, Phase::Crash];
@@ -244,7 +271,7 @@ pub(crate) fn measure(dir: &Path) -> Result<()> {
 pub(crate) fn measure_phase(dir: &Path, phase: Phase) -> Result<()> {
     match phase {
         Phase::Rebuild => {
-            fs::remove_dir_all(dir.join("index"))?;
+            remove_index(dir)?;
             let store = timed_open(dir, "rebuild from the log")?;
             let began = Instant::now();
             store.close()?;
@@ -270,18 +297,62 @@ pub(crate) fn measure_phase(dir: &Path, phase: Phase) -> Result<()> {
     Ok(())
 }
 
-fn timed_open(dir: &Path, what: &str) -> Result<Store> {
+/// Opens the store in this process, and says what that took as a line of JSON.
+pub(crate) fn open_once(dir: &Path, how: Opening) -> Result<()> {
+    if how == Opening::Rebuild {
+        remove_index(dir)?;
+    }
+    let (store, mut opened) = opened(dir)?;
+    match how {
+        Opening::Rebuild | Opening::Clean => {
+            store.close()?;
+            opened.index_bytes = folder_bytes(&dir.join("index"))?;
+        }
+        Opening::Kill => {
+            let mut next = store.stats().blobs + (1 << 40);
+            leave_log(&store, &mut next)?;
+        }
+        Opening::Killed => {}
+    }
+    println!("{}", serde_json::to_string(&opened)?);
+    Ok(())
+}
+
+/// The same in a process of its own, whose memory is that of the store alone.
+pub(crate) fn open_in_child(dir: &Path, how: Opening) -> Result<Opened> {
+    let how = how.to_possible_value().context("the name of an opening")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    let output =
+        command.args(["open-once", how.get_name(), "--dir"]).arg(dir).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "opening ({}) failed", how.get_name());
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn remove_index(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir.join("index")) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn opened(dir: &Path) -> Result<(Store, Opened)> {
     let before = private_bytes()?;
     let began = Instant::now();
     let store = open(dir)?;
-    let took = began.elapsed();
-    let stats = store.stats();
+    let seconds = began.elapsed().as_secs_f64();
+    let private_bytes = private_bytes()?.saturating_sub(before);
+    let (blobs, replay_bytes) = (store.stats().blobs, store.replay_bytes());
+    Ok((store, Opened { seconds, blobs, private_bytes, replay_bytes, index_bytes: 0 }))
+}
+
+fn timed_open(dir: &Path, what: &str) -> Result<Store> {
+    let (store, opened) = opened(dir)?;
     println!(
         "{what}: {:.3} s, {} blobs, {} MB of log to replay, {:.1} bytes of private memory per blob",
-        took.as_secs_f64(),
-        stats.blobs,
-        store.replay_bytes() >> 20,
-        ratio(private_bytes()?.saturating_sub(before), stats.blobs.max(1)),
+        opened.seconds,
+        opened.blobs,
+        opened.replay_bytes >> 20,
+        ratio(opened.private_bytes, opened.blobs.max(1)),
     );
     Ok(store)
 }
@@ -335,19 +406,23 @@ fn commits(store: &Store) -> Result<()> {
         next += WRITERS << 32;
         println!("commits beside {written} checkpoints: {}", spread(latencies));
     }
-    // As much log as there may be, for the opening after the kill.
+    leave_log(store, &mut next)
+}
+
+/// Commits as much log as there may be, for an opening after a kill. Blobs from number `next` on are new.
+fn leave_log(store: &Store, next: &mut u64) -> Result<()> {
     block_on(store.checkpoint())?;
     let floor = store.replay_bytes();
     while store.replay_bytes() < floor + TAIL_BYTES {
         let puts: Vec<_> = (0..2_000)
             .map(|number| {
-                let bytes = Bytes::from(content(next + number));
-                (digest(next + number), bytes)
+                let bytes = Bytes::from(content(*next + number));
+                (digest(*next + number), bytes)
             })
             .collect();
-        next += 2_000;
+        *next += 2_000;
         let held = store.hold_commits();
-        let repository = repository(next)?;
+        let repository = repository(*next)?;
         std::thread::scope(|scope| -> Result<()> {
             let writers: Vec<_> = puts
                 .chunks(250)

@@ -10,6 +10,7 @@ mod lookups;
 mod memory;
 mod mix;
 mod mount;
+mod opening;
 mod pages;
 mod pull;
 mod push;
@@ -84,18 +85,7 @@ pub(crate) fn rows() -> Vec<Row> {
     rows.extend(lookups::rows());
     rows.extend(mount::rows());
     rows.extend(engine::rows());
-    rows.extend([
-        Row::unmeasured(
-            "open with 10 M blobs",
-            "<= 0.1 s clean, <= 1 s after a crash, <= 60 s rebuild",
-            "`cargo xtask make-store` and `cargo xtask bench -- open-store` measure it",
-        ),
-        Row::unmeasured(
-            "memory and index per blob",
-            "<= 16 B private, <= 80 B on disk",
-            "`cargo xtask make-store` and `cargo xtask bench -- open-store` measure it",
-        ),
-    ]);
+    rows.extend(opening::rows());
     rows.push(engine::collection());
     rows.extend(compaction::rows());
     rows.extend(memory::rows());

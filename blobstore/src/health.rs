@@ -138,7 +138,7 @@ impl Health {
     /// - An index that cannot be read poisons: what is known of blobs and links would part from the log. The log says everything;
     ///   the next opening makes the index anew.
     /// - A full disk, a quota, a read-only file system and a lack of descriptors refuse, and heal: nothing was written, or nothing
-    ///   counts on it.
+    ///   counts on it. Not so from a write that is durable when it returns: whatever it says may come from its flush.
     /// - Any other failed write of the log poisons: whether the device still does what it is told is not known.
     /// - Any other failed write refuses what it was for, and harms nothing.
     pub(crate) fn failed(&self, name: &str, failed: &Failed) -> Refusal {

@@ -7,6 +7,8 @@
 //! - **Writes** are seen by reads at once and are pending until [`File::sync`] of their file returns. At power loss each
 //!   pending write survives whole, in part, or not at all, independently of all others and in any order: of two pending
 //!   writes to one sector either may win. The unit that is never torn is the 512-byte sector, aligned in its file.
+//! - **Durable writes** ([`File::write_durably_at`]) are durable when they return, and no other write is. One that is interrupted or fails
+//!   was done in part, and whatever it fails with counts as a failed flush. Each is a call of [`Call::Write`] and one of [`Call::Sync`].
 //! - **Lengths** (allocate, truncate, writes past the end) are pending in the same way; they keep their order among
 //!   themselves and with the writes between them. The length that a lost write would have given may survive without it,
 //!   and reads as zeros.
@@ -32,7 +34,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
+use super::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError, NotDurable};
 
 mod crash;
 mod faults;
@@ -361,7 +363,10 @@ impl Inner {
 
     /// A call that changes the disk.
     fn change(&mut self, call: Call, name: &str, mut op: Op) -> io::Result<Option<Inode>> {
-        let fault = self.call(call, name)?;
+        let mut fault = self.call(call, name)?;
+        if matches!(op, Op::WriteDurably { .. }) && fault.is_none() {
+            fault = self.call(Call::Sync, name)?;
+        }
         if let Some(tape) = &mut self.tape {
             tape.push(State { in_flight: Some(op.clone()), ..self.state.clone() });
         }
@@ -389,14 +394,21 @@ impl Inner {
                     return Ok(None);
                 }
             }
-            Op::File { change: Change::Write { bytes, .. }, .. } => {
+            Op::File { change: Change::Write { bytes, .. }, .. } | Op::WriteDurably { bytes, .. } => {
                 self.counters.written_bytes += bytes.len() as u64;
+                let is_durable = matches!(op, Op::WriteDurably { .. });
+                self.counters.flushes += u64::from(is_durable);
                 let number = self.calls[Call::Write as usize] - 1;
                 if let Some((_, landing)) = self.misdirections.iter().find(|(write, _)| *write == number) {
-                    match redirected(&op, landing, &self.state) {
+                    match redirected(op, landing, &self.state) {
                         Some(elsewhere) => op = elsewhere,
                         None => return Ok(None),
                     }
+                }
+                if is_durable
+                    && self.lies.iter().any(|(kind, prefix)| *kind == Call::Sync && name.starts_with(prefix))
+                {
+                    op = op.not_durable();
                 }
             }
             Op::File { .. } | Op::Create { .. } | Op::Remove { .. } | Op::CreateDir { .. } => {}
@@ -410,7 +422,8 @@ impl Inner {
             Op::File { inode, change: Change::Allocate { len_bytes } } => {
                 self.state.fits(Some(*inode), *len_bytes)
             }
-            Op::File { inode, change: Change::Write { offset_bytes, bytes } } => {
+            Op::File { inode, change: Change::Write { offset_bytes, bytes } }
+            | Op::WriteDurably { inode, offset_bytes, bytes } => {
                 self.state.fits(Some(*inode), offset_bytes + bytes.len() as u64)
             }
             Op::File { change: Change::Truncate { .. }, .. }
@@ -426,17 +439,20 @@ impl Inner {
     }
 }
 
-fn redirected(op: &Op, landing: &Landing, state: &State) -> Option<Op> {
-    let Op::File { inode, change: Change::Write { bytes, .. } } = op else { return None };
-    let (inode, offset_bytes) = match landing {
-        Landing::Nowhere => return None,
-        Landing::At { offset_bytes } => (*inode, *offset_bytes),
-        Landing::In { name, offset_bytes } => {
-            let (folder, base) = split(name);
-            (state.inode(folder, base)?, *offset_bytes)
+fn redirected(mut op: Op, landing: &Landing, state: &State) -> Option<Op> {
+    if let Op::File { inode, change: Change::Write { offset_bytes, .. } }
+    | Op::WriteDurably { inode, offset_bytes, .. } = &mut op
+    {
+        match landing {
+            Landing::Nowhere => return None,
+            Landing::At { offset_bytes: elsewhere } => *offset_bytes = *elsewhere,
+            Landing::In { name, offset_bytes: elsewhere } => {
+                let (folder, base) = split(name);
+                (*inode, *offset_bytes) = (state.inode(folder, base)?, *elsewhere);
+            }
         }
-    };
-    Some(Op::File { inode, change: Change::Write { offset_bytes, bytes: Arc::clone(bytes) } })
+    }
+    Some(op)
 }
 
 impl Disk for SimDisk {
@@ -545,6 +561,14 @@ impl SimFile {
         self.shared.inner().change(call, &self.name, Op::File { inode: self.inode, change }).map(drop)
     }
 
+    fn check_write(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+        self.check_alignment(bytes, offset_bytes)?;
+        if offset_bytes.checked_add(bytes.len() as u64).is_none_or(|end| end > DEFAULT_CAPACITY_BYTES) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(())
+    }
+
     /// Direct I/O that is not aligned is refused, as real disks do.
     fn check_alignment(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
         let aligned = bytes.len().is_multiple_of(DIRECT_ALIGN_BYTES)
@@ -573,11 +597,15 @@ impl File for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
-        self.check_alignment(bytes, offset_bytes)?;
-        if offset_bytes.checked_add(bytes.len() as u64).is_none_or(|end| end > DEFAULT_CAPACITY_BYTES) {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
+        self.check_write(bytes, offset_bytes)?;
         self.change(Call::Write, Change::Write { offset_bytes, bytes: Arc::from(bytes) })
+    }
+
+    fn write_durably_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<(), NotDurable> {
+        self.check_write(bytes, offset_bytes).map_err(NotDurable::Write)?;
+        let op = Op::WriteDurably { inode: self.inode, offset_bytes, bytes: Arc::from(bytes) };
+        let written = self.shared.inner().change(Call::Write, &self.name, op);
+        written.map(drop).map_err(NotDurable::Flush)
     }
 
     fn sync(&self) -> io::Result<()> {

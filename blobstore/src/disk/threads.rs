@@ -68,6 +68,8 @@ pub(super) struct ThreadsFile {
     file: Arc<OwnedFd>,
     name: String,
     writable: bool,
+    /// Whether a write with `RWF_DSYNC` has succeeded: from then on no error of one says that the kernel does not know it.
+    has_written_durably: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -157,7 +159,13 @@ impl ThreadsDisk {
             }
         }
         let file = Arc::new(file);
-        Ok(Arc::new(ThreadsFile { file, name: name.to_owned(), writable, shared: Arc::clone(&self.shared) }))
+        Ok(Arc::new(ThreadsFile {
+            file,
+            name: name.to_owned(),
+            writable,
+            has_written_durably: AtomicBool::new(false),
+            shared: Arc::clone(&self.shared),
+        }))
     }
 
     /// As [`Disk::create`].
@@ -452,12 +460,16 @@ impl File for ThreadsFile {
             match written {
                 Ok(0) => return Err(NotDurable::Write(io::ErrorKind::WriteZero.into())),
                 Ok(written) => {
+                    self.has_written_durably.store(true, Ordering::Relaxed);
                     self.shared.flushes.fetch_add(1, Ordering::Relaxed);
                     self.shared.written_bytes.fetch_add(written as u64, Ordering::Relaxed);
                     done += written;
                 }
-                // Refused before anything was done: with O_DIRECT on this file system, or with flags by this kernel.
-                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                // Refused before anything was done: with O_DIRECT on this file system, or with flags by this kernel or a sandbox. Once
+                // it worked, a device that takes no flush any more answers the same.
+                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM)
+                    if !self.has_written_durably.load(Ordering::Relaxed) =>
+                {
                     self.write_at(rest, at).map_err(NotDurable::Write)?;
                     return self.sync().map_err(NotDurable::Flush);
                 }
@@ -698,7 +710,9 @@ mod tests {
             return;
         }
         let shared = Arc::clone(&disk.shared);
-        let file = ThreadsFile { file: Arc::new(file), name: "a".to_owned(), writable: true, shared };
+        let has_written_durably = AtomicBool::new(false);
+        let file = Arc::new(file);
+        let file = ThreadsFile { file, name: "a".to_owned(), writable: true, has_written_durably, shared };
         let mut calls = 0;
         let transfer = || {
             calls += 1;
@@ -726,6 +740,64 @@ mod tests {
         let reader = ThreadsDisk::open_read_only(dir.path()).unwrap();
         let error = reader.open("a", Access::Direct).unwrap().write_durably_at(&[], 0).unwrap_err();
         assert!(matches!(error, NotDurable::Write(_)), "nothing was begun that a flush could tell of");
+    }
+
+    /// What a durable write says on a thread to which the kernel answers `errno` for such writes, and for no others.
+    #[cfg(target_arch = "x86_64")]
+    fn written_durably_where(file: &Arc<dyn File>, errno: Errno) -> Result<(), NotDurable> {
+        use seccompiler::{
+            BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+            SeccompRule,
+        };
+        const SYS_PWRITEV2: i64 = 328;
+        const RWF_DSYNC: u64 = 2;
+        let file = Arc::clone(file);
+        let forbidden = move || {
+            let flag = SeccompCmpOp::MaskedEq(RWF_DSYNC);
+            let condition = SeccompCondition::new(5, SeccompCmpArgLen::Dword, flag, RWF_DSYNC).unwrap();
+            let rules = vec![SeccompRule::new(vec![condition]).unwrap()];
+            let answer = SeccompAction::Errno(errno.raw_os_error().unsigned_abs());
+            let arch = std::env::consts::ARCH.try_into().unwrap();
+            let rules = [(SYS_PWRITEV2, rules)].into_iter().collect();
+            let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch).unwrap();
+            seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+            let mut buffer = crate::buffer::AlignedBuffer::zeroed(DIRECT_ALIGN_BYTES);
+            buffer.as_mut_slice().fill(7);
+            file.write_durably_at(buffer.as_slice(), 0)
+        };
+        std::thread::spawn(forbidden).join().unwrap()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn an_error_of_a_durable_write_is_one_of_its_flush_unless_the_kernel_never_knew_such_writes() {
+        for access in [Access::Cached, Access::Direct] {
+            let unknown = [Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS, Errno::PERM];
+            for errno in unknown {
+                let (_dir, disk) = disk();
+                let file = disk.create("a", DIRECT_ALIGN_BYTES as u64, access).unwrap();
+                written_durably_where(&file, errno).unwrap();
+                let mut read = crate::buffer::AlignedBuffer::zeroed(DIRECT_ALIGN_BYTES);
+                file.read_at(read.as_mut_slice(), 0).unwrap();
+                assert!(read.as_slice().iter().all(|byte| *byte == 7), "{errno}");
+            }
+            let (_dir, disk) = disk();
+            let file = disk.create("a", DIRECT_ALIGN_BYTES as u64, access).unwrap();
+            let buffer = crate::buffer::AlignedBuffer::zeroed(DIRECT_ALIGN_BYTES);
+            let refused = [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::INTR];
+            for errno in refused {
+                let written = written_durably_where(&file, errno);
+                assert!(matches!(written, Err(NotDurable::Flush(_))), "{errno}: {written:?}");
+            }
+            file.write_durably_at(buffer.as_slice(), 0).unwrap();
+            for errno in unknown {
+                let written = written_durably_where(&file, errno);
+                assert!(
+                    matches!(written, Err(NotDurable::Flush(_))),
+                    "{errno} after one that worked: {written:?}"
+                );
+            }
+        }
     }
 
     /// One such request made every later look past the page cache one at the page cache, for the whole process.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use taffrail_blobstore::disk::sim::SimDisk;
-use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError};
+use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError, NotDurable};
 
 /// Turns given away in the middle of a write.
 const YIELDS: u32 = 20;
@@ -90,6 +90,10 @@ impl File for WatchedFile {
         let written = self.file.write_at(bytes, offset_bytes);
         self.writes.fetch_sub(1, Ordering::SeqCst);
         written
+    }
+
+    fn write_durably_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<(), NotDurable> {
+        self.file.write_durably_at(bytes, offset_bytes)
     }
 
     fn sync(&self) -> io::Result<()> {

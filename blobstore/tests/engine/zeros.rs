@@ -1,5 +1,6 @@
 //! Zeros ahead of the log's end: where they are written, what goes over them, and that nobody misses them where they are not.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use taffrail_blobstore::disk::sim::{Call, Fault, FaultError, SimDisk};
 use taffrail_blobstore::disk::threads::ThreadsDisk;
-use taffrail_blobstore::disk::{Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError};
+use taffrail_blobstore::disk::{
+    Access, Counters, DIRECT_ALIGN_BYTES, Disk, File, Lock, LockError, NotDurable,
+};
 use taffrail_blobstore::{Algorithm, Digest, Options, PutError, RepositoryKey, Store, StoreState, Threading};
 
 use crate::catalog::noise;
@@ -119,6 +122,14 @@ impl Disk for Noting {
     }
 }
 
+impl NotingFile {
+    fn note(&self, bytes: &[u8], offset_bytes: u64, is_zeros: bool) {
+        let to_bytes = offset_bytes + bytes.len() as u64;
+        let written = Written { access: self.access, from_bytes: offset_bytes, to_bytes, is_zeros };
+        self.notes.writes.lock().unwrap().push((self.name.clone(), written));
+    }
+}
+
 impl File for NotingFile {
     fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
         self.file.read_at(buffer, offset_bytes)
@@ -134,10 +145,13 @@ impl File for NotingFile {
         if is_zeros {
             self.notes.zeroing.fetch_sub(1, Ordering::SeqCst);
         }
-        let to_bytes = offset_bytes + bytes.len() as u64;
-        let written = Written { access: self.access, from_bytes: offset_bytes, to_bytes, is_zeros };
-        self.notes.writes.lock().unwrap().push((self.name.clone(), written));
+        self.note(bytes, offset_bytes, is_zeros);
         result
+    }
+
+    fn write_durably_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<(), NotDurable> {
+        self.note(bytes, offset_bytes, false);
+        self.file.write_durably_at(bytes, offset_bytes)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -314,6 +328,26 @@ fn a_flush_that_fails_past_the_page_cache_poisons() {
     sim.inject(Fault::on(&[Call::Sync], FaultError::NoSpace).within("log/").times(1));
     put(&store, 1, SMALL_BYTES).unwrap_err();
     assert!(matches!(store.state(), StoreState::Poisoned { .. }));
+}
+
+/// A write that is durable when it returns says nothing of others. The header of a segment is another one.
+#[test]
+fn a_durable_write_leaves_what_was_written_beside_it_as_it_was() {
+    let sim = SimDisk::new();
+    let cached = sim.create("a", 4 * DIRECT_ALIGN_BYTES as u64, Access::Cached).unwrap();
+    cached.sync().unwrap();
+    sim.sync_dir("").unwrap();
+    let direct = sim.open("a", Access::Direct).unwrap();
+    cached.write_at(&[1; DIRECT_ALIGN_BYTES], 0).unwrap();
+    cached.write_at(&[2; DIRECT_ALIGN_BYTES], DIRECT_ALIGN_BYTES as u64).unwrap();
+    let mut buffer = sim.lend(DIRECT_ALIGN_BYTES);
+    buffer.as_mut_slice().fill(3);
+    direct.write_durably_at(buffer.as_slice(), DIRECT_ALIGN_BYTES as u64).unwrap();
+    let after: BTreeSet<(u8, u8)> = (0..100)
+        .map(|seed| sim.crash(seed).contents("a").unwrap())
+        .map(|contents| (contents[0], contents[DIRECT_ALIGN_BYTES]))
+        .collect();
+    assert_eq!(after, BTreeSet::from([(0, 3), (1, 3)]));
 }
 
 /// A piece under way when the segment was cut made it long again, and the next segment's header would speak of another end than the file.

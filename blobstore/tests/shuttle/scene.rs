@@ -7,7 +7,7 @@ use bytes::Bytes;
 use shuttle::future::block_on;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use taffrail_blobstore::disk::sim::SimDisk;
-use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError};
+use taffrail_blobstore::disk::{Access, Counters, Disk, File, Lock, LockError, NotDurable};
 use taffrail_blobstore::{
     Algorithm, BlobReader, Digest, Options, ReadError, RepositoryKey, SessionId, Store, StoreState,
     Threading, Upload,
@@ -90,6 +90,13 @@ impl File for SwitchingFile {
     fn write_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
         self.1.may();
         self.0.write_at(bytes, offset_bytes)
+    }
+
+    fn write_durably_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<(), NotDurable> {
+        self.1.may();
+        let written = self.0.write_durably_at(bytes, offset_bytes);
+        self.1.may();
+        written
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -127,6 +127,10 @@ pub(super) fn lose_power(mut state: State, seed: u64) -> State {
             }
         }
         Some(op @ Op::CreateDir { .. }) => create_dir_partly(&mut state, &op, &mut draw),
+        Some(op @ Op::WriteDurably { .. }) => {
+            let finished = draw.chance(30);
+            state.apply(&if finished { op } else { op.not_durable() });
+        }
         Some(op) => {
             state.apply(&op);
         }
@@ -165,7 +169,7 @@ pub(super) fn lose_power(mut state: State, seed: u64) -> State {
 /// Ends the process: everything completed stays, and stays pending; the call under way is done in part.
 pub(super) fn kill(mut state: State, seed: u64) -> State {
     let mut draw = Draw::new(seed);
-    match state.in_flight.take() {
+    match state.in_flight.take().map(Op::not_durable) {
         Some(Op::File { inode, change: Change::Write { offset_bytes, bytes } }) => {
             // The kernel copies page by page, from the front.
             let sectors = bytes.len() as u64 / SECTOR_BYTES;
@@ -190,7 +194,7 @@ pub(super) fn kill(mut state: State, seed: u64) -> State {
 
 /// Does what a failed write may have done: some of its sectors.
 pub(super) fn write_partly(state: &mut State, op: &Op, draw: &mut Draw) {
-    if let Op::File { inode, change: Change::Write { offset_bytes, bytes } } = op {
+    if let Op::File { inode, change: Change::Write { offset_bytes, bytes } } = &op.clone().not_durable() {
         for (at, part) in surviving_sectors(*offset_bytes, bytes, draw) {
             let change = Change::Write { offset_bytes: at, bytes: Arc::from(part) };
             state.apply(&Op::File { inode: *inode, change });

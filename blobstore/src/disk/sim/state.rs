@@ -66,11 +66,22 @@ pub(super) enum NameChange {
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     File { inode: Inode, change: Change },
+    WriteDurably { inode: Inode, offset_bytes: u64, bytes: Arc<[u8]> },
     Sync { inode: Inode },
     Create { folder: Arc<str>, name: Arc<str>, len_bytes: u64 },
     Remove { folder: Arc<str>, name: Arc<str> },
     CreateDir { folder: Arc<str> },
     SyncDir { folder: Arc<str> },
+}
+
+impl Op {
+    /// The same; a durable write is only a write.
+    pub(super) fn not_durable(self) -> Op {
+        if let Op::WriteDurably { inode, offset_bytes, bytes } = self {
+            return Op::File { inode, change: Change::Write { offset_bytes, bytes } };
+        }
+        self
+    }
 }
 
 impl Change {
@@ -130,6 +141,10 @@ impl State {
                 let file = self.files.get_mut(inode)?;
                 change.apply(&mut file.current);
                 file.pending.push(Pending { sequence, abandoned: false, change: change.clone() });
+                None
+            }
+            Op::WriteDurably { inode, offset_bytes, bytes } => {
+                self.files.get_mut(inode)?.write_durably(*offset_bytes, bytes);
                 None
             }
             Op::Sync { inode } => {
@@ -192,7 +207,11 @@ impl State {
                     pending.abandoned = true;
                 }
             }
-            Op::File { .. } | Op::Create { .. } | Op::Remove { .. } | Op::CreateDir { .. } => {}
+            Op::File { .. }
+            | Op::WriteDurably { .. }
+            | Op::Create { .. }
+            | Op::Remove { .. }
+            | Op::CreateDir { .. } => {}
         }
     }
 
@@ -250,6 +269,28 @@ impl State {
 }
 
 impl FileState {
+    /// Writes so that this is durable, and nothing else but what it covers.
+    fn write_durably(&mut self, offset_bytes: u64, bytes: &[u8]) {
+        let end_bytes = offset_bytes + bytes.len() as u64;
+        let is_covered = |change: &Change| match change {
+            Change::Write { offset_bytes: at, bytes } => {
+                *at < end_bytes && offset_bytes < at + bytes.len() as u64
+            }
+            Change::Allocate { .. } | Change::Truncate { .. } => false,
+        };
+        // What the page cache had there was written out first, and does not come over it later.
+        let durable = &mut self.durable;
+        self.pending.retain(|pending| {
+            let is_covered = is_covered(&pending.change);
+            if is_covered && !pending.abandoned {
+                pending.change.apply(durable);
+            }
+            !is_covered
+        });
+        self.durable.write(bytes, offset_bytes);
+        self.current.write(bytes, offset_bytes);
+    }
+
     fn sync(&mut self) {
         if self.pending.iter().any(|pending| pending.abandoned) {
             for pending in self.pending.drain(..).filter(|pending| !pending.abandoned) {
