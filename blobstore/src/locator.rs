@@ -410,11 +410,11 @@ impl Shard {
         }
     }
 
-    /// What the delta takes, in bytes, when so many records came since it was empty: rather too high an estimate.
+    /// What the delta takes, in bytes, when so many records came since it was empty. Each of them may have brought a link.
     pub(crate) fn delta_bytes(&self, records: usize) -> usize {
-        // A table has room for half as many again, and so has a list of links.
-        let slots = self.delta.len() * size_of::<(Digest, Slot)>() * 3 / 2;
-        slots + (self.ground_links + records) * size_of::<Link>() * 3 / 2
+        // Of eight buckets a table uses seven at most, and it keeps a byte for each. A list begins with room for four.
+        let slots = self.delta.capacity() * 8 / 7 * (size_of::<(Digest, Slot)>() + 1);
+        slots + (self.ground_links + records).max(4 * self.delta.len()) * size_of::<Link>()
     }
 
     /// How much changed since the partition was written.

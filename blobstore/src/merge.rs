@@ -148,7 +148,12 @@ impl Engine {
         *before = in_use;
     }
 
-    /// Once at an opening, when both superblocks name its checkpoint: removes the partitions that neither this one names nor the
+    /// Whether the checkpoint of the opening, or the last one, names the partition.
+    pub(crate) fn is_named(&self, partition: &Partition) -> bool {
+        lock(&self.partitions_before).contains(&partition.header.name)
+    }
+
+    /// At an opening, when both superblocks name its checkpoint: removes the partitions that neither this one names nor the
     /// replay made, and the name of a replay's scratch file.
     pub(crate) fn sweep_partitions(&self) {
         let in_use = self.partitions_in_use();
@@ -165,7 +170,11 @@ impl Engine {
         let snapshot = self.locator.shard_mut(index).take_delta();
         let spilled = self.write_partition(index, &snapshot).ok();
         let is_written = spilled.is_some();
+        let replaced = snapshot.partition.clone().filter(|partition| is_written && !self.is_named(partition));
         self.locator.shard_mut(index).end_spill(spilled, snapshot);
+        if let Some(replaced) = replaced {
+            drop(self.disk.remove(&replaced.header.name.file_name()));
+        }
         is_written
     }
 }

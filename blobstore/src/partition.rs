@@ -16,6 +16,26 @@ use crate::format::seal::{Key, Seal};
 use crate::repository::RepositoryKey;
 use crate::sync::{Arc, AtomicBool, Ordering};
 
+/// How many of these ascending prefixes, of one shard, are not above `prefix`.
+///
+/// Digests are spread evenly, unless somebody chose them: the search begins where the page would then be, and looks at twice as
+/// much at each step until it is enclosed. Each look is a wait for memory, of which a search from the middle has ten.
+fn position(directory: &[u64], prefix: u64) -> usize {
+    let len = directory.len();
+    let share = (u128::from(prefix << SHARD_BITS) * len as u128) >> u64::BITS;
+    let guess = usize::try_from(share).unwrap_or(0).min(len);
+    let (mut low, mut high, mut step) = (guess, guess, 32);
+    while low > 0 && directory[low - 1] > prefix {
+        (high, low) = (low, low.saturating_sub(step));
+        step *= 2;
+    }
+    while high < len && directory[high] <= prefix {
+        (low, high) = (high, len.min(high + step));
+        step *= 2;
+    }
+    low + directory[low..high].partition_point(|first| *first <= prefix)
+}
+
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -135,23 +155,8 @@ impl Partition {
     }
 
     /// How many pages begin at a prefix or before.
-    ///
-    /// Digests are spread evenly, unless somebody chose them: the search begins where the page would then be, and looks at twice as
-    /// much at each step until it is enclosed. Each look is a wait for memory, of which a search from the middle has ten.
     fn position(&self, prefix: u64) -> usize {
-        let len = self.directory.len();
-        let share = (u128::from(prefix << SHARD_BITS) * len as u128) >> u64::BITS;
-        let guess = usize::try_from(share).unwrap_or(0).min(len);
-        let (mut low, mut high, mut step) = (guess, guess, 32);
-        while low > 0 && self.directory[low - 1] > prefix {
-            (high, low) = (low, low.saturating_sub(step));
-            step *= 2;
-        }
-        while high < len && self.directory[high] <= prefix {
-            (low, high) = (high, len.min(high + step));
-            step *= 2;
-        }
-        low + self.directory[low..high].partition_point(|first| *first <= prefix)
+        position(&self.directory, prefix)
     }
 
     /// All links of a blob of this partition.

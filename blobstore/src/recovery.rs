@@ -29,7 +29,6 @@ use crate::pool::Pool;
 use crate::quarantine::Quarantine;
 use crate::recent::Recent;
 use crate::replay::{Appliers, SORT_RECORDS, SORT_RECORDS_SMALL};
-use crate::repository::SessionId;
 use crate::segment::scan::{self, Found, Scan};
 use crate::segment::table::{LogSegment, Table};
 use crate::session::Sessions;
@@ -85,20 +84,21 @@ pub(crate) fn open(
     let superblock = writable.as_ref().unwrap_or(&stored).clone();
     let mut engine = assemble(disk, lock, options, key, superblock, epoch, now_ms)?;
     let known = damage.clone();
-    let mut end = engine.replay_as_can_be(&stored, &segments.found, &mut damage)?;
+    let begun = writable.is_some();
+    let mut end = engine.replay_as_can_be(&stored, &segments.found, begun, &mut damage)?;
     if engine.locator.is_broken.load(Ordering::Acquire) {
         // The checkpoint led to a page that is damaged. The log alone says the same.
         engine.forget_everything();
         damage = known;
         let without_checkpoint = Superblock { checkpoint: 0, ..stored.clone() };
-        end = engine.replay_as_can_be(&without_checkpoint, &segments.found, &mut damage)?;
+        end = engine.replay_as_can_be(&without_checkpoint, &segments.found, begun, &mut damage)?;
         engine.checkpoint_was_lost.store(true, Ordering::Release);
         if engine.locator.is_broken.load(Ordering::Acquire) {
             let error = io::Error::other("what was just written to the index cannot be read");
             return Err(OpenError::Io { name: INDEX_FOLDER.to_owned(), error });
         }
     }
-    engine.finish_recovery(&segments, end, damage, writable.is_some(), now_ms)
+    engine.finish_recovery(&segments, end, damage, begun, now_ms)
 }
 
 struct Segments {
@@ -285,6 +285,8 @@ impl Engine {
         self.sessions = Sessions::default();
         self.solos = Solos::new(self.epoch, self.options.open_files_max);
         self.garbage = Mutex::default();
+        self.quarantine = Quarantine::default();
+        self.partitions_before = Mutex::default();
         self.health = Health::new(StoreState::Writable);
         self.replay_from = AtomicU64::new(u64::MAX);
     }
@@ -305,23 +307,26 @@ impl Engine {
         &mut self,
         stored: &Superblock,
         found: &BTreeMap<SegmentId, OnDisk>,
+        begun: bool,
         damage: &mut Vec<Damage>,
     ) -> Result<End, OpenError> {
         let known = damage.clone();
-        let end = self.replay(stored, found, damage)?;
+        let end = self.replay(stored, found, begun, damage)?;
         // Once it is set, nothing is sorted any more.
         if end.may_sort || !self.replay_unsorted.load(Ordering::Acquire) {
             return Ok(end);
         }
         self.forget_everything();
         *damage = known;
-        self.replay(stored, found, damage)
+        self.replay(stored, found, begun, damage)
     }
 
+    /// Takes up checkpoint and log. `begun` says that this opening's epoch is written, so that both superblocks name one checkpoint.
     fn replay(
         &mut self,
         stored: &Superblock,
         found: &BTreeMap<SegmentId, OnDisk>,
+        begun: bool,
         damage: &mut Vec<Damage>,
     ) -> Result<End, OpenError> {
         found.values().try_for_each(|segment| self.insert_segment(segment))?;
@@ -332,6 +337,10 @@ impl Engine {
         if stored.checkpoint != 0 && checkpoint.is_none() {
             self.forget_everything();
             found.values().try_for_each(|segment| self.insert_segment(segment))?;
+        }
+        if begun {
+            // What openings that did not come to their end wrote, before this one needs the space.
+            self.sweep_partitions();
         }
         let engine = &*self;
         engine.with_appliers(|appliers| engine.replay_log(stored, found, checkpoint, appliers, damage))
@@ -503,8 +512,7 @@ impl Engine {
     /// A session whose file is a blob's is over, whatever the log says: nobody may write to the file or remove it. Looks at what
     /// changed in a shard.
     pub(crate) fn forget_finished_sessions(&self, index: usize) {
-        let sessions: BTreeMap<SegmentId, SessionId> =
-            self.sessions.logged().into_iter().map(|it| (it.record.segment, it.record.session)).collect();
+        let sessions = self.sessions.by_file();
         if sessions.is_empty() {
             return;
         }

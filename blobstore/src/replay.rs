@@ -27,6 +27,7 @@ mod runs;
 mod tests;
 
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::Builder;
 
 use crate::digest::Digest;
 use crate::engine::Engine;
@@ -48,8 +49,8 @@ pub(crate) const SORT_RECORDS: usize = 512 * 1024;
 /// The same for tests that ask for small deltas.
 pub(crate) const SORT_RECORDS_SMALL: usize = 8;
 
-/// What a shard may hold while its run is applied, in bytes, by an estimate that is rather too high: at ten million blobs a shard has
-/// two thirds of it, and its partition is written once.
+/// What a shard may hold while its run is applied, in bytes: at ten million blobs a shard has two thirds of it, and its partition is
+/// written once. While that is written, what goes into it is there twice.
 const SHARD_BYTES_MAX: usize = 96 * 1024 * 1024;
 
 /// Records of a portion, so that handing one over costs little beside applying it. A batch is not divided.
@@ -110,14 +111,16 @@ impl Engine {
                 is_sorting: false,
             };
             let (queues, jobs): (Vec<_>, Vec<_>) = (0..count).map(|_| sync_channel(QUEUED)).unzip();
-            for (number, jobs) in jobs.into_iter().enumerate() {
+            let begun = jobs.into_iter().enumerate().try_for_each(|(number, jobs)| {
                 let mut applier = applier(number, count);
-                scope.spawn(move || {
+                let run = move || {
                     let _guard = AbortOnPanic;
                     jobs.into_iter().for_each(|job| applier.run(job));
-                });
-            }
-            appliers.queues = queues;
+                };
+                Builder::new().name(format!("taffrail-replay-{number}")).spawn_scoped(scope, run).map(drop)
+            });
+            // Where there is a limit of threads, this one does it all; those that were begun have nothing to wait for.
+            appliers.queues = begun.map_or_else(|_| Vec::new(), |()| queues);
             let done = work(&mut appliers);
             appliers.hand_over();
             done
@@ -169,27 +172,35 @@ impl Applier<'_> {
         let mut may_spill = true;
         for shard in (self.number..SHARDS).step_by(self.count) {
             let mut records_since = 0;
+            // What the last spill could not write, because it is only half known.
+            let mut left_bytes = 0;
             let apply = |record: &Record, place, time_ms| self.engine.apply(record, place, time_ms);
             let drained = runs.drain(shard, apply, |records| {
                 records_since += records;
                 let held = self.engine.locator.shard(shard).delta_bytes(records_since);
-                let is_full = held > blobs_max.map_or(SHARD_BYTES_MAX, |blobs| blobs * 1024);
+                let held_max = blobs_max.map_or(SHARD_BYTES_MAX, |blobs| blobs * 1024);
                 // Where one could not be written, the next would not be either: the rest stays in memory.
-                if is_full && may_spill {
+                if held > held_max.max(2 * left_bytes) && may_spill {
                     may_spill = self.engine.spill(shard);
+                    left_bytes = self.engine.locator.shard(shard).delta_bytes(0);
                     records_since = 0;
                 }
             });
             if drained.is_err() {
                 self.engine.replay_unsorted.store(true, Ordering::Release);
             }
-            if self.engine.replay_unsorted.load(Ordering::Acquire) {
+            // All of it is forgotten.
+            let is_over = self.engine.replay_unsorted.load(Ordering::Acquire)
+                || self.engine.locator.is_broken.load(Ordering::Acquire);
+            if is_over {
                 return;
             }
             // The next checkpoint finds it merged.
             let is_due = {
                 let shard = self.engine.locator.shard(shard);
-                self.engine.threshold(Threshold::CLOSING).is_passed(shard.delta_len(), shard.partition())
+                let is_of_checkpoint = shard.partition().is_some_and(|it| self.engine.is_named(it));
+                let usual = if is_of_checkpoint { Threshold::SERVING } else { Threshold::CLOSING };
+                self.engine.threshold(usual).is_passed(shard.delta_len(), shard.partition())
             };
             if is_due && may_spill {
                 may_spill = self.engine.spill(shard);

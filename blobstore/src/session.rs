@@ -11,7 +11,7 @@
 //! being begun, and stay. Sessions with bytes are never taken for others; that one uploader cannot fill the table with these
 //! either is what the bound by uploader is for. (A repository would not do: who may make one may make many.)
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::digest::Algorithm;
 use crate::error::UploadError;
@@ -401,6 +401,11 @@ impl Sessions {
     /// Everything logged, for a checkpoint.
     pub(crate) fn logged(&self) -> Vec<Logged> {
         lock(&self.logged).values().cloned().collect()
+    }
+
+    /// The sessions that the log knows, by the solo files that they write to.
+    pub(crate) fn by_file(&self) -> BTreeMap<SegmentId, SessionId> {
+        lock(&self.logged).values().map(|it| (it.record.segment, it.record.session)).collect()
     }
 
     /// Makes slots of what is logged, when recovery is over.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
@@ -62,6 +63,25 @@ fn with_links(partition: &Partition, found: StoredBlob) -> StoredBlob {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Spread evenly, crowded at either end, all alike, few or none.
+    #[test]
+    fn a_page_is_found_where_a_plain_search_finds_it(
+        firsts in vec(0..u64::MAX >> SHARD_BITS, 0..300),
+        crowd in prop_oneof![Just(0_u32), 1..57_u32],
+        from_the_end in any::<bool>(),
+        sought in vec(0..u64::MAX >> SHARD_BITS, 20),
+    ) {
+        let end = u64::MAX >> SHARD_BITS;
+        let crowded = |first: &u64| if from_the_end { end - (first >> crowd) } else { first >> crowd };
+        let mut directory: Vec<u64> = firsts.iter().map(crowded).collect();
+        directory.sort_unstable();
+        let near = directory.iter().flat_map(|first| [first.saturating_sub(1), *first, first + 1]);
+        for prefix in near.chain(sought).chain([0, end]) {
+            let expected = directory.partition_point(|first| *first <= prefix);
+            prop_assert_eq!(position(&directory, prefix), expected);
+        }
+    }
 
     #[test]
     fn a_partition_has_what_was_put_into_it_and_nothing_else(

@@ -10,9 +10,10 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::*;
 use crate::digest::Algorithm;
 use crate::disk::Disk as _;
-use crate::disk::sim::{Call, Fault, FaultError, SimDisk};
+use crate::disk::sim::{Call, Fault, FaultError, Landing, SimDisk};
 use crate::format::partition::{StoredBlob, StoredLinks};
-use crate::format::{SCRATCH_NAME, SegmentId};
+use crate::format::seal::Place;
+use crate::format::{INDEX_FOLDER, SCRATCH_NAME, SegmentId};
 use crate::locator::Tally;
 use crate::options::Options;
 use crate::recovery;
@@ -53,8 +54,10 @@ fn history(seed: u64) -> SimDisk {
     let disk = SimDisk::new();
     let mut random = StdRng::seed_from_u64(seed);
     let opened = Options { lease_ms: 0, grace_ms: 0, ..options(WAYS[0]) };
-    let store = Store::open(Arc::new(disk.clone()), opened, NOW_MS).unwrap();
+    let open = |now_ms| Store::open(Arc::new(disk.clone()), opened.clone(), now_ms).unwrap();
+    let mut store = open(NOW_MS);
     let mut linked: BTreeSet<(u64, Digest)> = BTreeSet::new();
+    let mut copied_bytes = 0;
     for step in 0..600_u64 {
         let now_ms = NOW_MS + step * 1_000;
         let holder = random.random_range(1..5_u64);
@@ -78,6 +81,18 @@ fn history(seed: u64) -> SimDisk {
             }
             _ => drop(wait(store.collect(now_ms, 100)).unwrap()),
         }
+        if step % 200 == 199 {
+            // What the segments that this ends still hold is copied, and they are dropped.
+            store.close().unwrap();
+            store = open(now_ms);
+            loop {
+                let compacted = wait(store.compact(now_ms, u64::MAX)).unwrap();
+                copied_bytes += compacted.copied_bytes;
+                if !compacted.more {
+                    break;
+                }
+            }
+        }
         if step % 150 == 20 {
             let id = SessionId::new([u8::try_from(step % 251).unwrap(); 16]);
             store.begin_upload(repository(holder), Algorithm::Sha256, id, now_ms).unwrap();
@@ -91,6 +106,7 @@ fn history(seed: u64) -> SimDisk {
             }
         }
     }
+    assert!(copied_bytes > 0, "the log has copies");
     drop(store);
     for (name, _) in disk.files() {
         assert!(!name.starts_with("index/") || disk.uproot(&name));
@@ -156,6 +172,10 @@ fn has_scratch(disk: &SimDisk) -> bool {
     disk.files().iter().any(|(name, _)| name == SCRATCH_NAME)
 }
 
+fn partitions(disk: &SimDisk) -> usize {
+    disk.files().iter().filter(|(name, _)| name.starts_with("index/") && name != SCRATCH_NAME).count()
+}
+
 #[test]
 fn a_log_says_the_same_record_by_record_on_threads_and_sorted() {
     for seed in 0..8 {
@@ -192,6 +212,19 @@ fn a_sorted_replay_that_is_killed_anywhere_leaves_nothing_and_comes_out_the_same
             assert!(!has_scratch(&disk));
         }
     }
+    // What a partition replaces is gone, also when openings are killed again and again.
+    let needed = partitions(&replayed);
+    assert!(needed > 10);
+    let mut killed = disk.fork();
+    for _ in 0..4 {
+        killed.start_tape();
+        drop(open(&killed, WAYS[2]));
+        let tape = killed.take_tape();
+        let worst = tape.iter().max_by_key(|image| partitions(image)).unwrap();
+        let most = partitions(worst);
+        assert!(most <= needed + 1, "{most} files for {needed}");
+        killed = worst.kill(1);
+    }
     // The one moment at which the file has a name.
     assert_eq!(tape.iter().filter(|image| has_scratch(image)).count(), 1);
     let named = tape.iter().find(|image| has_scratch(image)).expect("the file is made");
@@ -217,6 +250,25 @@ fn a_scratch_file_that_fails_costs_time_alone() {
 }
 
 #[test]
+fn a_block_that_comes_back_otherwise_than_it_was_written_is_an_error() {
+    let digest = Digest::of(Algorithm::Sha256, b"a");
+    let record = |lsn| Record { lsn, body: Body::Link { repository: repository(1), digest } };
+    let place = Place { segment: SegmentId(1), epoch: 1, offset_bytes: 4096 };
+    for landing in [None, Some(Landing::Nowhere), Some(Landing::At { offset_bytes: 1 })] {
+        let disk = SimDisk::new();
+        disk.create_dir(INDEX_FOLDER).unwrap();
+        let mut runs = Runs::new(Arc::new(Scratch::create(&disk).unwrap()), BLOCK_BYTES_SMALL);
+        let is_harmed = landing.is_some();
+        landing.into_iter().for_each(|landing| disk.misdirect(1, landing));
+        (0..20).for_each(|lsn| runs.put(3, &record(lsn), place, NOW_MS).unwrap());
+        let mut taken = Vec::new();
+        let drained = runs.drain(3, |record, _, _| taken.push(record.lsn), |_| ());
+        assert_eq!(drained.is_err(), is_harmed);
+        assert!(is_harmed || taken == (0..20).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_shard_does_not_hold_more_than_it_may_while_its_run_is_applied() {
     let disk = SimDisk::new();
     let store = Store::open(Arc::new(disk.clone()), options(WAYS[0]), NOW_MS).unwrap();
@@ -230,9 +282,12 @@ fn a_shard_does_not_hold_more_than_it_may_while_its_run_is_applied() {
     for (name, _) in disk.files() {
         assert!(!name.starts_with("index/") || disk.uproot(&name));
     }
-    let way = (Some(2), Threading::Inline);
-    let engine = open(&disk.fork(), way);
+    let replayed = disk.fork();
+    replayed.start_tape();
+    let engine = open(&replayed, (Some(2), Threading::Inline));
     // Links weigh, those that come as well as those of the partition, which come in with the blob.
-    assert!(engine.next_partition.load(Ordering::Acquire) > 20);
+    assert!(engine.next_partition.load(Ordering::Acquire) > 100);
+    let most = replayed.take_tape().iter().map(partitions).max().unwrap();
+    assert!(most <= 2, "{most} files of one shard at a time");
     assert_same(&known(&engine), &known(&open(&disk, WAYS[0])), "a blob of many links");
 }
